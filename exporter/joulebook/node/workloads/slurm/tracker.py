@@ -127,10 +127,11 @@ class JobTracker:
         because = "node restarted" if self.clock.boottime_ns(until_ns) < 0 else ""
         for kept, over in self.table.unclaimed():
             facts, claims = kept.ended(until_ns, because)
-            asked = over and not because and self._ask_end(kept)
+            if asked := over and not because and self.asker.able:
+                self._ask_end(kept)
             self.lost.append((facts if over and not asked else None, claims))
 
-    def _ask_end(self, kept: KeptJob, count: int = 0) -> bool:
+    def _ask_end(self, kept: KeptJob, count: int = 0) -> None:
         """Query when a job ended that was gone at the start: nothing here tells."""
 
         def answered(answer: JobAnswer | None) -> None:
@@ -138,12 +139,12 @@ class JobTracker:
                 if (answer is None or answer.state == "COMPLETING") and count < _ASKED_MAX:
                     self.timers.at(pause_s(count), lambda: self._ask_end(kept, count + 1))
                 else:
-                    end_ns = self._time.node_ns(kept.end_s(answer) * NS_PER_S, None)
-                    end_ns = max(end_ns, self.table.kept.last_ns)
+                    end_ns = kept.end_ns(answer, self._time, self.table.kept.last_ns)
                     self.lost.append((kept.ended(end_ns, "")[0], ()))
             self.poke()
 
-        return self.asker.able and self.asker.ask(kept.job_id, answered)
+        if not self.asker.ask(kept.job_id, answered):
+            answered(None)
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
