@@ -330,7 +330,7 @@ _COUNTED = (
     ("ecc_errors", ("corrected",), 1e-4),
     ("ecc_errors", ("uncorrected",), 1e-6),
     ("nvlink_errors", ("replay",), 1e-4),
-    ("pcie_replays", (), 1e-4),
+    ("pcie_replay", (), 1e-4),
     ("pcie_bytes", ("transmit",), 1e9),
     ("nvlink_bytes", ("receive",), 1e10),
 )

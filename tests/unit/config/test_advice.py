@@ -58,12 +58,11 @@ def named(text: str) -> set[str]:
 
 def exists(name: str) -> bool:
     """Whether the configuration has such a key, section or table."""
-    known = keys(Config)
+    section: type[msgspec.Struct] | None = Config
     for word in name.split("."):
-        if known is None or word not in known:
+        if section is None or word not in keys(section):
             return False
-        key = known[word]
-        known = keys(key.section) if key.section is not None else None
+        section = keys(section)[word].section
     return True
 
 

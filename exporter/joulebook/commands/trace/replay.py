@@ -131,7 +131,9 @@ def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
     sums: dict[WorkloadId | Remainder, Amount] = {}
     for key, amount in outcome.postings.items():
         sums[key.subject] = sums.get(key.subject, ZERO).plus(amount)
-    for subject, amount in sorted(sums.items(), key=lambda item: -item[1].energy_uj):
+    ranked = sorted(sums.items(), key=lambda item: -item[1].energy_uj)
+    energies = text.energies([amount.energy_uj for _, amount in ranked])
+    for (subject, amount), energy in zip(ranked, energies, strict=True):
         if isinstance(subject, Remainder):
             who = [f"({subject.value})", NOTHING, NOTHING, NOTHING]
         else:
@@ -140,8 +142,8 @@ def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
             who = [one_line(subject.workload), *(one_line(name) or NOTHING for name in names)]
         yield [
             *who,
-            text.duration(amount.held_ns) if amount.held_ns else NOTHING,
-            text.energy(amount.energy_uj),
+            NOTHING if isinstance(subject, Remainder) else text.duration(amount.held_ns),
+            energy,
             text.percent(amount.energy_uj, posted_uj),
         ]
 

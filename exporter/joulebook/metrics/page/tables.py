@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from joulebook.core import units_text
 from joulebook.core.energy.audit import Verdict
@@ -120,12 +120,15 @@ def workloads(derived: Derived) -> str:
             item[0],
         )
     )
-    for key, shown in listed[:_MOST_WORKLOADS]:
+    # The page shows what is booked, also while the series are still held at zero.
+    top = listed[:_MOST_WORKLOADS]
+    energies = units_text.energies([_energy_uj(states[key]) for key, _ in top])
+    for (key, shown), energy in zip(top, energies, strict=True):
         power = power_w.get(shown.identity)
         about = "≈\u202f" if shown.identity in shared else ""
         now = "" if power is None else about + units_text.watts(power)
         measured = derived.coverage(key)
-        rows.append(_workload_row(derived, states[key], shown.identity, now, measured))
+        rows.append(_workload_row(derived, states[key], shown.identity, energy, now, measured))
     if not rows:
         return section("Workloads", '<p class="dim">No workload yet.</p>\n', wide=True)
     listing = table("work", ("Workload", "Energy", "GPU time", "Power now"), rows)
@@ -134,17 +137,20 @@ def workloads(derived: Derived) -> str:
     return section("Workloads", listing, note="now and lately", wide=True)
 
 
+def _energy_uj(state: WorkloadState) -> int:
+    return sum(amount.energy_uj for amount in state.balance.values())
+
+
 def _workload_row(
     derived: Derived,
     state: WorkloadState,
     identity: tuple[str, ...],
+    energy: str,
     power: str,
     measured: float | None,
 ) -> str:
-    # The page shows what is booked, also while the series are still held at zero.
-    amounts = state.balance.values()
-    energy_uj = sum(amount.energy_uj for amount in amounts)
-    idle_uj = sum(amount.idle_uj for amount in amounts)
+    energy_uj = _energy_uj(state)
+    idle_uj = sum(amount.idle_uj for amount in state.balance.values())
     held_ns = sum(a.held_ns for part, a in state.balance.items() if part is Component.GPU)
     idle = ""
     if energy_uj:
@@ -162,7 +168,7 @@ def _workload_row(
     owner = " / ".join(filter(None, (user, account, experiment)))
     return (
         f'<tr{gone}><th scope="row">{text(name, 32)}<small>{text(owner, 120)}</small></th>'
-        f'<td class="num">{units_text.energy(energy_uj)}{idle}</td>'
+        f'<td class="num">{energy}{idle}</td>'
         f'<td class="num">{units_text.duration(held_ns)}{known}</td>'
         f'<td class="num">{power}</td></tr>'
     )
@@ -191,20 +197,19 @@ def today(view: Snapshot) -> str:
         reverse=True,
     )
     most = max((uj for uj, _ in (*named, *rest)), default=0) or 1
-    rows = [
-        _row(
-            view,
-            f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>",
-            uj,
-            most,
-            (who,),
-        )
+    found: list[tuple[str, int, Sequence[Labels | Remainder], str]] = [
+        (f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>", uj, [who], "")
         for uj, who in named[:_MOST]
     ]
     if others := named[_MOST:]:
         whose = [who for _, who in others]
-        rows.append(_row(view, f"{len(others)} more", sum(uj for uj, _ in others), most, whose))
-    rows += [_row(view, _REMAINDERS[who], uj, most, (who,), "rest") for uj, who in rest]
+        found.append((f"{len(others)} more", sum(uj for uj, _ in others), whose, ""))
+    found += [(_REMAINDERS[who], uj, [who], "rest") for uj, who in rest]
+    energies = units_text.energies([uj for _, uj, *_ in found])
+    rows = [
+        _row(view, name + markup.bar(uj / most, style=style), energy, whose)
+        for (name, uj, whose, style), energy in zip(found, energies, strict=True)
+    ]
     number, unit = units_text.energy(sum(view.today.values())).split("\u202f")
     head = f'<p class="big">{number}<small>{unit}</small></p>\n'
     if charged := _charged(total(view.today_bills.values())):
@@ -214,22 +219,12 @@ def today(view: Snapshot) -> str:
     return section("Energy today", head + listing, note="since 00:00 UTC")
 
 
-def _row(
-    view: Snapshot,
-    name: str,
-    energy_uj: int,
-    most_uj: int,
-    whose: Iterable[Labels | Remainder],
-    style: str = "",
-) -> str:
+def _row(view: Snapshot, name: str, energy: str, whose: Iterable[Labels | Remainder]) -> str:
     money = ""
     if view.charges:
         bill = total(view.today_bills.get(who, {}) for who in whose)
         money = f'<td class="num">{"<br>".join(_charged(bill)) or "not known"}</td>'
-    return (
-        f'<tr><th scope="row">{name}{markup.bar(energy_uj / most_uj, style=style)}</th>'
-        f'<td class="num">{units_text.energy(energy_uj)}</td>{money}</tr>'
-    )
+    return f'<tr><th scope="row">{name}</th><td class="num">{energy}</td>{money}</tr>'
 
 
 def _charged(bill: Charges) -> list[str]:

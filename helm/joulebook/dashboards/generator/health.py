@@ -82,7 +82,7 @@ ERRORS = (
     _errors("Link errors", "Of NVLink by kind, and packets that PCIe sent again.",
         "No link error in the range",
         _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}"),
-        _more("pcie_replays", "", f"{_GPU} PCIe replays")),
+        _more("pcie_replay", "", f"{_GPU} PCIe replays")),
     _gauge("Memory temperature", "Of the GPU's memory.", "memory_temperature_celsius", "celsius"),
 )  # fmt: skip
 

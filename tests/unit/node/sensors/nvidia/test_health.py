@@ -102,7 +102,7 @@ def test_a_hopper_tells_its_health_and_what_was_at_work(bench: MakeBench) -> Non
         ("nvlink_errors", "crc_data"): 0,
         ("nvlink_errors", "replay"): 5,
         ("nvlink_errors", "recovery"): 0,
-        ("pcie_replays", ""): 0,
+        ("pcie_replay", ""): 0,
     }
     _, status = again(place, sensor)
     assert status.counts["pcie_bytes", "transmit"] == pytest.approx(400 * MIB, rel=1e-6)
@@ -234,7 +234,7 @@ def test_figures_that_cannot_be_are_refused_and_counted(bench: MakeBench) -> Non
 def test_a_counter_of_32_bits_is_one(bench: MakeBench) -> None:
     place, sensor, *_ = looked(bench, A100)
     place.scenario.set_figure(0, 94, (7 << 32) + 3, is_32_bits=True)
-    assert again(place, sensor, 5)[1].counts["pcie_replays", ""] == 3
+    assert again(place, sensor, 5)[1].counts["pcie_replay", ""] == 3
 
 
 def view_of(status: DeviceStatus) -> Snapshot:
@@ -264,7 +264,7 @@ def test_a_card_has_at_most_60_series_whatever_it_tells(bench: MakeBench) -> Non
     known = {m.name for m in (*DEVICE_COUNTERS.values(), *DEVICE_GAUGES.values())}
     assert known - shown == {
         # Of a card that remaps rows there are none.
-        "joulebook_gpu_retired_pages_total",
+        "joulebook_gpu_retired_pages",
         "joulebook_gpu_retired_pages_pending",
     }
     xids = {label: n for (name, label), n in status.counts.items() if name == "xid_errors"}
