@@ -73,7 +73,9 @@ def charged_anew(data: ReportData, rates: Rates, environ: Mapping[str, str]) -> 
     known, problems = rates_of(
         rates, environ, min(quarters, default=0), max(quarters, default=0) + QUARTER_NS // NS_PER_S
     )
-    return recharged(data, known, charges(rates))._replace(problems=problems)
+    found = recharged(data, known, charges(rates))
+    watered = msgspec.structs.replace(found.account, rates=with_site_water(found.account, rates))
+    return found._replace(account=watered, problems=problems)
 
 
 def with_site_water(data: ReportData, rates: Rates) -> tuple[UsedRate, ...]:
