@@ -99,9 +99,7 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, site.rates, os.environ)
-        again = recharged.account
-        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
-        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
+        anew = statement.Recharge(args.rates.name, *recharged)
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
