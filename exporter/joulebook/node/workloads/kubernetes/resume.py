@@ -56,9 +56,12 @@ class Resumption:
             if facts.id.scheduler == SCHEDULER
         ]
 
-    def review(self, table: PodTable, now_ns: int) -> None:
-        """Look what became of them; what the pods that are listed hold has been found out."""
-        self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
+    def review(self, table: PodTable, now_ns: int, cgroups: bool) -> None:
+        """Look what became of them; what the pods that are listed hold has been found out.
+
+        `cgroups`: those of pods are seen here.
+        """
+        self._kept = [k for k in self._kept if not self._is_clear(k, table, now_ns, cgroups)]
         table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
 
     def claims(self) -> list[Claim]:
@@ -87,7 +90,9 @@ class Resumption:
         """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
-    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
+    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int, cgroups: bool) -> bool:
+        if kept.ended_ns is not None:
+            return False  # It is yet to be handed over.
         facts = kept.facts
         start = facts.id.workload.rpartition(".")[2]
         if kept.body is None:
@@ -100,11 +105,15 @@ class Resumption:
             kept.alive_ns = body.ended_ns(frozenset()) or body.left_ns(frozenset()) or kept.alive_ns
             if body.gone_ns is not None:
                 kept.ended_ns = kept.alive_ns
+                return False
         resident = table.here(facts.labels.account, facts.name)
+        if body is None and cgroups:
+            kept.ended_ns = max(kept.alive_ns, facts.started_ns)
+            return False
         if body is None or not kept.lives:
             if resident is not None and (not resident.uid or resident.uid.startswith(start)):
                 return bool(resident.uid)
-            if table.heard and kept.ended_ns is None:
+            if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
         if resident is None or (resident.uid and resident.uid != body.uid):

@@ -122,7 +122,7 @@ class KubernetesWorkloads:
         self._tree = PodTree(self._site.cgroup_root, self._inotify, self._refuse, self)
         with self._lock:
             self._tree.scan()
-            self._resumption.review(self._table, self._clock.now_ns())
+            self._resumption.review(self._table, self._clock.now_ns(), self._tree.present)
         self._rescan_at = time.monotonic() + _RETRY_S
         self._poller = KubeletPoller(
             self._site.socket, self._clock, self._site.poll_interval_s,
@@ -145,7 +145,7 @@ class KubernetesWorkloads:
             offers.names = card_names(devices)
             view = DeviceView(devices, offers.names, offers.last, described, self._is_pending)
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
-            self._resumption.review(self._table, now_ns)
+            self._resumption.review(self._table, now_ns, self._tree.present)
             if devices:
                 claims += self._resumption.claims()
                 facts += self._resumption.facts()
