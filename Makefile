@@ -107,6 +107,9 @@ pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and 
 bench: dev ## benchmarks, with peers beside them
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+gpu: dev ## what only a real NVIDIA GPU can show (ARGS="--load COMMAND --trace FILE.jsonl.gz")
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 deb: dev ## the Debian package for the release this runs on, in .build/packages
 	@packaging/deb
 
@@ -120,5 +123,5 @@ clean: ## remove all that make made, .venv included
 	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
+.PHONY: help run test gpu bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
 	pictures bench deb image lock clean

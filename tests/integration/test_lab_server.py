@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.integration.browser import chromium
+from tests.integration.postgresql import PostgreSql
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
-from tests.unit.lab.web.served import filled, uj
+from tests.unit.lab.web.served import bearer, filled, served, uj
+from tests.unit.lab.web.test_access import PATHS
 
 from joulebook.lab.web import munge
 
@@ -380,3 +382,32 @@ def test_pages_ask_for_nothing_elsewhere_and_break_no_rule(lab: Running) -> None
                 ".filter(each => !each.textContent.trim()).length"
             )
             assert unnamed == 0
+
+
+def test_postgresql_answers_as_sqlite_does(postgresql: PostgreSql, tmp_path: Path) -> None:
+    urls = filled(tmp_path), filled(tmp_path, url=postgresql.new())
+    for user in ("ada", "bob", "root", ""):
+        answers = []
+        for url in urls:
+            with served(url, admins=("root",), coordinators={"nlp": ("bob",)}) as client:
+                if user:
+                    client.headers.update(bearer(url, user))
+                answers.append([(path, found.status_code, found.text) for path in PATHS
+                                if (found := client.get(path))])  # fmt: skip
+        assert answers[0] == answers[1]
+
+
+def test_a_page_says_so_while_postgresql_is_down(postgresql: PostgreSql, tmp_path: Path) -> None:
+    url = filled(tmp_path, url=postgresql.new())
+    with served(url, admins=("root",)) as client:
+        client.headers.update(bearer(url, "root"))
+        assert client.get("/jobs?month=2026-11").status_code == 200
+        postgresql.kill()
+        try:
+            answer = client.get("/jobs?month=2026-11")
+            assert answer.status_code == 503
+            assert "cannot be reached" in answer.text
+            assert client.get("/api/v1/months").json()["error"]
+        finally:
+            postgresql.start()
+        assert client.get("/jobs?month=2026-11").status_code == 200

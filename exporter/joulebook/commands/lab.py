@@ -5,9 +5,11 @@ Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that 
 
 from __future__ import annotations
 
+import functools
 import getpass
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -21,11 +23,12 @@ from joulebook.commands.shared.options import FILE, Options, argument, command, 
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
+from joulebook.lab.admin_comment import CommentWriter
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
-from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.web.grants import LINK_S, Grants, Kind
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
@@ -89,7 +92,7 @@ def _compact(config: Config) -> int:
 
 def _once(collector: Collector) -> bool:
     good = collector.once()
-    standings = collector.roll.targets
+    standings = collector.states.targets
     logger.info(
         "%d of %d targets collected, %d rows",
         sum(not each.problem for each in standings.values()),
@@ -130,6 +133,12 @@ def serve_lab(config: Config) -> int:
     lab = make_lab(config)
     server = LabServer(lab, CollectorPages(collector))
     server.start()
+    if config.lab.admin_comment:
+        writer = CommentWriter(functools.partial(connect, config.collect.url))
+        every_s = config.collect.every_s
+        threading.Thread(
+            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
+        ).start()
     logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
     try:
         collector.run(stop)
@@ -206,6 +215,15 @@ def collect(options: Options) -> int:
     return main(options)
 
 
+class _Action(click.Choice[str]):
+    """What to do with a bill; of a month alone, the error says where it goes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value[:1].isdecimal():
+            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @command()
 @option(
     "--link",
@@ -260,7 +278,7 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
 @command()
 @argument(
     "action",
-    type=click.Choice(BILL_ACTIONS),
+    type=_Action(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "

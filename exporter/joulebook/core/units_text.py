@@ -92,6 +92,12 @@ def in_column(
     return unit_, ["-" if v is None else _fixed(v / per, decimals, sign) for v in values]
 
 
+def energies(values_uj: Sequence[int]) -> list[str]:
+    """Return a column of energies with their unit, the same for all."""
+    unit_, cells = in_column(values_uj, ENERGY)
+    return [unit(cell, unit_) for cell in cells]
+
+
 def _ahead(number: float) -> int:
     """Return the exponent of a number's first digit."""
     return math.floor(math.log10(number))

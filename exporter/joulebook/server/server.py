@@ -49,7 +49,7 @@ class Server:
         pages: Pages,
         web_config: Path | None = None,
         limits: Limits = _LIMITS,
-        handover: PostingsPages | None = None,
+        export: PostingsPages | None = None,
         hosts: Iterable[str] = (),
     ) -> None:
         """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
@@ -62,7 +62,7 @@ class Server:
             raise ConfigError(f"server.listen: {error}") from None
         self._pages = pages
         self._limits = limits
-        self._handover = handover
+        self._export = export
         self._hosts = HostNames(hosts)
         self._web = None if web_config is None else WebConfigFile(web_config)
         self._rejected: Counter[str] = Counter()
@@ -128,7 +128,7 @@ class Server:
         return []
 
     def _app(self) -> App:
-        return App(self._pages, self._current, self._count, self._handover, self._hosts)
+        return App(self._pages, self._current, self._count, self._export, self._hosts)
 
     def _run(self, ready: threading.Event) -> None:
         try:

@@ -60,7 +60,10 @@ UNITS = {
 USES = ("total", "increase5m", "increase1h")
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
-FOREIGN = {"kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"}
+FOREIGN = {
+    *("kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"),
+    "ALERTS",
+}
 
 
 def plain(expression: str, board: dict[str, Any], use: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from starlette.testclient import TestClient
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook.config import Config
-from joulebook.config.lab import Collect, LabSection
+from joulebook.config.lab import Collect
+from joulebook.config.lab_server import LabSection
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import connect, opened
@@ -48,17 +50,18 @@ def node() -> Node:
     return made
 
 
-def filled(folder: Path, *nodes: Node) -> str:
-    """A collected ledger of nodes; its URL."""
-    url = f"sqlite://{folder / 'collected.db'}"
+def filled(folder: Path, *nodes: Node, url: str = "") -> str:
+    """A collected ledger of nodes (default: an sqlite file in a folder); its URL."""
+    url = url or f"sqlite://{folder / 'collected.db'}"
     with opened(url, create=True) as database:
         for each in nodes or (node(),):
             ingest.take(database, each.page(0), each.name, NOW_S, frozenset({each.name}))
     return url
 
 
-def served(url: str, **lab: object) -> tuple[Lab, TestClient]:
-    """The lab server on a ledger: its parts, and a client of nobody in particular."""
+@contextlib.contextmanager
+def served(url: str, **lab: object) -> Iterator[TestClient]:
+    """The lab server on a ledger, asked by a client of nobody in particular."""
     settings = LabSection(**lab)  # type: ignore[arg-type]
     config = Config(collect=Collect(url=url), lab=settings)
     made = Lab(
@@ -70,7 +73,10 @@ def served(url: str, **lab: object) -> tuple[Lab, TestClient]:
         0,
         lambda: NOW_S,
     )
-    return made, TestClient(make_app(made), base_url="http://testserver")
+    try:
+        yield TestClient(make_app(made), base_url="http://testserver")
+    finally:
+        made.databases.close()
 
 
 def bearer(url: str, user: str) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from joulebook.node.workloads.kubernetes.pods import PodTable
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class KeptPod:
     """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went.
 
     `lives`: it is proven to be alive, as it was at `alive_ns`.
@@ -31,7 +31,7 @@ class Kept:
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
-    body: PodCgroup | None = None
+    cgroup: PodCgroup | None = None
     lives: bool = False
     alive_ns: int = 0
     ended_ns: int | None = None
@@ -51,7 +51,7 @@ class Resumption:
             (claim.meter, claim.instance) for held in claims.values() for claim in held
         )
         self._kept = [
-            Kept(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
+            KeptPod(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
             for facts in before.facts
             if facts.id.scheduler == SCHEDULER
         ]
@@ -62,7 +62,7 @@ class Resumption:
         `cgroups`: those of pods are seen here.
         """
         self._kept = [k for k in self._kept if not self._is_clear(k, table, now_ns, cgroups)]
-        table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
+        table.reserved = {kept.cgroup.uid for kept in self._kept if kept.cgroup is not None}
 
     def claims(self) -> list[Claim]:
         """Return the claims of those that live, and of those that ended since."""
@@ -90,40 +90,41 @@ class Resumption:
         """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
-    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int, cgroups: bool) -> bool:
+    def _is_clear(self, kept: KeptPod, table: PodTable, now_ns: int, cgroups: bool) -> bool:
         if kept.ended_ns is not None:
             return False  # It is yet to be handed over.
         facts = kept.facts
         start = facts.id.workload.rpartition(".")[2]
-        if kept.body is None:
-            kept.body = table.body_like(start)
-        body, was_alive = kept.body, kept.lives
-        kept.lives = body is not None and body.lives(frozenset())
+        if kept.cgroup is None:
+            kept.cgroup = table.body_like(start)
+        cgroup, was_alive = kept.cgroup, kept.lives
+        kept.lives = cgroup is not None and cgroup.lives(frozenset())
         if kept.lives:
             kept.alive_ns = now_ns
-        elif was_alive and body is not None:
-            kept.alive_ns = body.ended_ns(frozenset()) or body.left_ns(frozenset()) or kept.alive_ns
-            if body.gone_ns is not None:
+        elif was_alive and cgroup is not None:
+            ended_ns = cgroup.ended_ns(frozenset()) or cgroup.left_ns(frozenset())
+            kept.alive_ns = ended_ns or kept.alive_ns
+            if cgroup.gone_ns is not None:
                 kept.ended_ns = kept.alive_ns
                 return False
         resident = table.here(facts.labels.account, facts.name)
-        if body is None and cgroups:
+        if cgroup is None and cgroups:
             kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
-        if body is None or not kept.lives:
+        if cgroup is None or not kept.lives:
             if resident is not None and (not resident.uid or resident.uid.startswith(start)):
                 return bool(resident.uid)
             if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
-        if resident is None or (resident.uid and resident.uid != body.uid):
+        if resident is None or (resident.uid and resident.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
         held = [grant for grant in resident.grants if grant.t1_ns is None]
-        if not resident.uid and any(grant.part is None and not grant.refused for grant in held):
+        if not resident.uid and any(grant.part is None and not grant.rejected for grant in held):
             return False
         is_same = self._is_same(held, kept.claims)
         if is_same and not resident.uid:  # else it is another of that name, as StatefulSets make
-            table.bind(resident, body.uid, now_ns)
+            table.bind(resident, cgroup.uid, now_ns)
         return True
 
     def _is_same(self, grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:

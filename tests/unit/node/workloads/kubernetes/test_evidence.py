@@ -535,7 +535,7 @@ def test_parts_of_hami_and_renamed_resources_are_cards(make: Make) -> None:
                   of("c", "0000:4d:00.0", resource="rdma/hca"))  # fmt: skip
     found = {c.meter.name: (c.parts, c.of) for c in node.open_claims}
     assert found == {"GPU-0": (1, 1), "GPU-1": (1, 10)}
-    assert not node.source._refuse.counts()
+    assert not node.source._rejections.counts()
 
 
 # -- the experiment

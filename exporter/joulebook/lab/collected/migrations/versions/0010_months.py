@@ -33,8 +33,8 @@ def upgrade() -> None:
     for month, owner, day_s, item, currency, *parts in run(
         f"SELECT month, owner, day_s, item, currency, {', '.join(_PARTS)} FROM billed"  # noqa: S608
     ):
-        key = (month, owner, _late_for(month, day_s), item, currency)
-        billed[key] = billed.get(key, Exact()).plus(Exact(*parts))
+        to = (month, owner, _late_for(month, day_s), item, currency)
+        billed[to] = billed.get(to, Exact()).plus(Exact(*parts))
     mark = "%s" if op.get_bind().dialect.name == "postgresql" else "?"
     for name, rows in (
         ("month_used", [(*key, *amounts) for key, amounts in used.items()]),
