@@ -40,9 +40,7 @@ class KeptPod:
 class Resumption:
     """Pods known from the ledger only."""
 
-    def __init__(self, before: Before, because: str = "") -> None:
-        """`because` is why pods that are gone ended, if that is known."""
-        self._because = {"ended": because} if because else {}
+    def __init__(self, before: Before) -> None:
         claims: dict[WorkloadId, list[Claim]] = {}
         for claim in before.claims:
             if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
@@ -76,12 +74,7 @@ class Resumption:
     def facts(self) -> list[WorkloadFacts]:
         """Return the ends."""
         return [
-            msgspec.structs.replace(
-                kept.facts,
-                ended_ns=kept.ended_ns,
-                complete=True,
-                extra={**kept.facts.extra, **self._because},
-            )
+            msgspec.structs.replace(kept.facts, ended_ns=kept.ended_ns, complete=True)
             for kept in self._kept
             if kept.ended_ns is not None
         ]

@@ -108,8 +108,7 @@ class KubernetesWorkloads:
             node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
-        restarted = before.last_ns and self._clock.boottime_ns(before.last_ns) < 0
-        self._resumption = Resumption(before, "node restarted" if restarted else "")
+        self._resumption = Resumption(before)
         self._offers = Offers()
         self._answered = False
         self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []

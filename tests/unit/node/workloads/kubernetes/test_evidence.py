@@ -134,6 +134,22 @@ def test_a_pod_that_ended_while_the_daemon_was_away_ended_when_it_last_lived(
     assert [claim.t1_ns for claim in node.closed[f"a.{A[:8]}"]] == [last_ns]
 
 
+def test_a_pod_that_begins_again_after_a_reboot_is_the_same(make: Make) -> None:
+    node = two_pods(make)
+    begun = {who: fact.started_ns for who, fact in node.facts.items()}
+    node = restarted(make, node, running=())
+    node.hear()
+    assert all(fact.ended_ns for fact in node.facts.values())
+    node.run(A)
+    node.api_lists(pod("a", A), pod("b", B))
+    node.hear_for(3, of("a", "GPU-0"))
+    assert node.holders() == {"GPU-0": "a"}
+    resident = node.source._table.of_uid(A)
+    assert resident is not None and resident.reported is not None
+    fact = resident.reported  # with an open claim, by which the ledger takes the end back
+    assert (fact.ended_ns, fact.started_ns) == (None, begun[f"a.{A[:8]}"])
+
+
 def test_one_that_is_resumed_ends_when_its_processes_were_last_seen(make: Make) -> None:
     node = restarted(make, two_pods(make), running=(A, B))
     node.api_fails()
