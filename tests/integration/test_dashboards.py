@@ -50,7 +50,10 @@ ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 7 * DAY_S: 0.001, 30 * DAY_S: 0.002}
 """How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
 whole hours, and are compared with just those. The lab's older history is scraped seldom."""
 
-GOOD_NEWS = {"Gaps", "Not charged", "Throttling", "Used without an allocation"}
+GOOD_NEWS = {
+    "Gaps", "Not charged", "Throttling", "Used without an allocation",
+    "Xids by number", "Memory errors", "Link errors",
+}  # fmt: skip
 """What may be empty: it says that all is well."""
 
 RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
