@@ -307,7 +307,7 @@ def test_a_click_on_an_experiment_shows_what_its_row_says(server: Server, span_s
     assert span_s == DAY_S or ("annex", "sim2real (v2.1+dr)") in names
     for row in rows:
         chosen = clicked(url, row["metric"], {})
-        page = shown(server, "joulebook-experiment", span_s, titles, **chosen)
+        page = shown(server, "joulebook-experiment", span_s, titles, END_S, **chosen)
         (energy,) = named(page["Energy", "A"]).values()
         assert energy == pytest.approx(float(row["value"][1]), rel=1e-9)
         for title in of_pages:
@@ -330,7 +330,7 @@ def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
         if f"{row['metric']['cluster']}/{row['metric']['workload']}" == twice[0]:
             chosen = clicked(url, row["metric"], {})
             chosen["workload"] = "".join(chosen["workload"])  # a box to type into
-            page = shown(server, "joulebook-workload", 30 * DAY_S, ["Energy"], **chosen)
+            page = shown(server, "joulebook-workload", 30 * DAY_S, ["Energy"], END_S, **chosen)
             assert named(page["Energy", "A"])[""] == pytest.approx(energy[twice[0]], rel=1e-9)
 
 

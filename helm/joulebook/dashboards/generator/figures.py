@@ -111,7 +111,7 @@ CHOICE = (
     WHOSE,
     USERS,
 )
-"""`$use`: `total`, `increase5m` or `increase1h`; `$step`, its shortest interval; and whose it is."""
+"""`$use`: `total`, `increase5m` or `increase1h`; `$step`, its shortest interval; and whose."""
 
 CLUSTER = label_values("cluster", "joulebook_build_info", "cluster")
 OWNERS = (
