@@ -62,7 +62,7 @@ def watch(
     costs = []
     for second in range(seconds):
         began = time.thread_time_ns()
-        look = sensor.look(processes=second % 2 == 0)
+        look = sensor.poll(processes=second % 2 == 0)
         costs.append((time.thread_time_ns() - began) / 1_000)
         if trace is not None:
             trace.append(look)

@@ -5,9 +5,11 @@ Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that 
 
 from __future__ import annotations
 
+import functools
 import getpass
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -21,11 +23,12 @@ from joulebook.commands.shared.options import FILE, Options, argument, command, 
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
+from joulebook.lab.admin_comment import CommentWriter
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
-from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.web.grants import LINK_S, Grants, Kind
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
@@ -130,6 +133,12 @@ def serve_lab(config: Config) -> int:
     lab = make_lab(config)
     server = LabServer(lab, CollectorPages(collector))
     server.start()
+    if config.lab.admin_comment:
+        writer = CommentWriter(functools.partial(connect, config.collect.url))
+        every_s = config.collect.every_s
+        threading.Thread(
+            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
+        ).start()
     logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
     try:
         collector.run(stop)

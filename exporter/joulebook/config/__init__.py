@@ -22,13 +22,12 @@ from joulebook.config.describe import toml
 from joulebook.config.lab import (
     Budget,
     Collect,
-    LabSection,
     ReportSection,
     budget_conflicts,
     collect_conflicts,
-    lab_conflicts,
     report_conflicts,
 )
+from joulebook.config.lab_server import LabSection, lab_conflicts
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     DaemonSection,

@@ -125,7 +125,7 @@ class Aside(NamedTuple):
     why: str
 
 
-class Boundary(StrEnum):
+class RankBoundary(StrEnum):
     """What the energy of a board covers; the values are displayed."""
 
     HOSTS = "GPUs and their hosts"
@@ -142,7 +142,7 @@ class Board(msgspec.Struct, frozen=True):
     front: tuple[FrontStep, ...]
     dominated: tuple[Dominated, ...] = ()
     aside: tuple[Aside, ...] = ()
-    boundary: Boundary = Boundary.GIVEN
+    boundary: RankBoundary = RankBoundary.GIVEN
 
     @property
     def entrants(self) -> tuple[Entrant, ...]:
@@ -209,25 +209,25 @@ _ALL = 0.9995
 
 def _comparable(
     entrants: Sequence[Entrant],
-) -> tuple[list[Entrant], list[Aside], Boundary]:
+) -> tuple[list[Entrant], list[Aside], RankBoundary]:
     """Split entrants into those that compare, in energy of the same boundary, and the others."""
     aside = [Aside(each, f"a lower bound: {each.partial}") for each in entrants if each.partial]
     whole = [each for each in entrants if not each.partial]
     measured = [each for each in whole if each.join is not Join.GIVEN]
     if not measured:
-        return whole, aside, Boundary.GIVEN
+        return whole, aside, RankBoundary.GIVEN
     aside += [
         Aside(each, "its energy was stated by its author, that of others was measured")
         for each in whole
         if each.join is Join.GIVEN
     ]
     if all(each.host is not None and each.host >= _ALL for each in measured):
-        return measured, aside, Boundary.HOSTS
+        return measured, aside, RankBoundary.HOSTS
     narrowed = [
         each if each.gpu_uj is None else msgspec.structs.replace(each, energy_uj=each.gpu_uj)
         for each in measured
     ]
-    return narrowed, aside, Boundary.GPUS
+    return narrowed, aside, RankBoundary.GPUS
 
 
 def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:

@@ -217,10 +217,10 @@ class TargetList:
 
     def found(self, url: str, node: tuple[str, str], ledger_id: str) -> None:
         """A target is that node, with that ledger."""
-        standing = self.targets[url]
-        self._at.get(standing.node, set()).discard(url)
+        state = self.targets[url]
+        self._at.get(state.node, set()).discard(url)
         self._at.setdefault(node, set()).add(url)
-        standing.node, standing.ledger_id = node, ledger_id
+        state.node, state.ledger_id = node, ledger_id
 
     def again(self, url: str, now: float) -> None:
         """Ask at once, otherwise."""
@@ -228,10 +228,10 @@ class TargetList:
         self._answered(url)
 
     def _answered(self, url: str) -> None:
-        standing = self.targets[url]
-        self.asked -= standing.asked
-        standing.asked = False
-        heapq.heappush(self._queue, (standing.due, url))
+        state = self.targets[url]
+        self.asked -= state.asked
+        state.asked = False
+        heapq.heappush(self._queue, (state.due, url))
 
     def failed(self, url: str, now: float, every_s: float, reason: str, problem: str) -> None:
         """A target gave nothing that could be used."""

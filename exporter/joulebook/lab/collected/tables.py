@@ -274,6 +274,11 @@ Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
 )  # fmt: skip
+# Jobs whose AdminComment was looked at: `what` became of it.
+Table(
+    "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
+    *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
+)  # fmt: skip
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))

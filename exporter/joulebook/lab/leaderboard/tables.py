@@ -15,12 +15,12 @@ from joulebook.core import units_text
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.leaderboard import (
     Board,
-    Boundary,
     ComparedMetric,
     Entrant,
     Expected,
     FrontStep,
     Join,
+    RankBoundary,
     Unit,
 )
 from joulebook.lab.report.wording import percent
@@ -187,7 +187,7 @@ def _ranking(board: Board) -> Sheet:
 
 
 def _notes(board: Board) -> list[str]:
-    notes = [] if board.boundary is Boundary.GIVEN else [f"Energy covers {board.boundary}"]
+    notes = [] if board.boundary is RankBoundary.GIVEN else [f"Energy covers {board.boundary}"]
     notes += [f"{each.name} is not compared: {why}" for each, why in board.aside[:MOST_BEHIND]]
     if len(board.aside) > MOST_BEHIND:
         notes.append(f"{len(board.aside) - MOST_BEHIND:,} more are not compared")

@@ -14,13 +14,13 @@ from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
+from joulebook.lab.figures import Figures, figures
 from joulebook.lab.report import statement
 from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.web.figures import Figures, figures
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.identity import viewer_of
 from joulebook.lab.web.service import Lab

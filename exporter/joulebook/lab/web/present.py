@@ -18,7 +18,7 @@ from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.web.figures import CO2E, idle_cost
+from joulebook.lab.figures import CO2E, idle_cost
 from joulebook.lab.web.view import JobLine, Usage, by_component
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 

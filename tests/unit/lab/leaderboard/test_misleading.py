@@ -18,9 +18,9 @@ from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.report.leaderboard import (
     Board,
-    Boundary,
     ComparedMetric,
     Join,
+    RankBoundary,
     Unit,
     against_budget,
     board,
@@ -175,14 +175,14 @@ def test_hosts_are_compared_only_where_all_have_them() -> None:
     metered, bare = job("1"), job("2")
     account = books((metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250)))
     found = ranked([result("1", "0.91"), result("2", "0.9")], account)
-    assert found.boundary is Boundary.GPUS
+    assert found.boundary is RankBoundary.GPUS
     assert names(found) == (["1"], ["2"], [])
     assert {each.energy_uj for each in found.entrants} == {250 * WH}
     both = books(
         (metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250, cpu_wh=1))
     )
     found = ranked([result("1", "0.91"), result("2", "0.9")], both)
-    assert found.boundary is Boundary.HOSTS
+    assert found.boundary is RankBoundary.HOSTS
     assert names(found) == (["2", "1"], [], [])
     assert "GPUs and their hosts" in markdown(Leaderboard((found,)))
 

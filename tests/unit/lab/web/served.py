@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook.config import Config
-from joulebook.config.lab import Collect, LabSection
+from joulebook.config.lab import Collect
+from joulebook.config.lab_server import LabSection
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import connect, opened

@@ -22,7 +22,7 @@ from joulebook.core.energy.readings import (
 from joulebook.errors import SensorError
 from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
-from joulebook.node.sensors.nvidia.health import Health, HealthReader, gauge_values
+from joulebook.node.sensors.nvidia.health import GpuHealth, HealthReader, gauge_values
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
@@ -72,7 +72,7 @@ class OpenGpu:
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
-        self._health, self._health_ns = Health(), -GAUGES_NS
+        self._health, self._health_ns = GpuHealth(), -GAUGES_NS
         self.xids: Counter[str] = Counter()
         """How often each Xid happened, by label."""
         self.last_xid: int | None = None

@@ -81,7 +81,7 @@ class Terminated(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     finished_at: str | None = None
 
 
-class State(msgspec.Struct, frozen=True, gc=False):
+class ContainerState(msgspec.Struct, frozen=True, gc=False):
     """What a container is doing."""
 
     terminated: Terminated | None = None
@@ -91,7 +91,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, gc=False):
     """The state of a container."""
 
     containerID: str | None = None
-    state: State | None = None
+    state: ContainerState | None = None
 
 
 class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):

@@ -23,7 +23,7 @@ from joulebook.node.workloads.kubernetes.pods import PodTable
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class KeptPod:
     """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went.
 
     `lives`: it is proven to be alive, as it was at `alive_ns`.
@@ -51,7 +51,7 @@ class Resumption:
             (claim.meter, claim.instance) for held in claims.values() for claim in held
         )
         self._kept = [
-            Kept(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
+            KeptPod(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
             for facts in before.facts
             if facts.id.scheduler == SCHEDULER
         ]
@@ -87,7 +87,7 @@ class Resumption:
         """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
-    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
+    def _is_clear(self, kept: KeptPod, table: PodTable, now_ns: int) -> bool:
         facts = kept.facts
         start = facts.id.workload.rpartition(".")[2]
         if kept.cgroup is None:

@@ -28,7 +28,7 @@ class EventListener(Protocol):
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""
 
-    def job_untold(self, stem: str) -> None:
+    def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone."""
 
     def open_stems(self) -> frozenset[str]:
@@ -72,7 +72,7 @@ class EventDirectory(FollowedDirectory):
         for stem, event, end_ns in sorted(found, key=lambda f: (f[1].start_ns, f[2] is not None)):
             self._listener.job_told(stem, event, end_ns, live=False)
         for stem in self._listener.open_stems() - present:
-            self._listener.job_untold(stem)
+            self._listener.job_unreported(stem)
 
     def changed(self, event: Event) -> None:
         """See `FollowedDirectory`."""
@@ -87,7 +87,7 @@ class EventDirectory(FollowedDirectory):
         elif event.mask & (IN_DELETE | IN_MOVED_FROM):
             self._rejected.pop(event.name, None)
             if not is_end:
-                self._listener.job_untold(stem)
+                self._listener.job_unreported(stem)
 
     def _read(self, name: str) -> tuple[str, JobEvent, int | None] | None:
         """Return the stem, the content and the end of a file; `None` if it tells nothing."""

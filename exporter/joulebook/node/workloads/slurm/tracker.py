@@ -109,7 +109,7 @@ class JobTracker:
             self.times.append(t1_ns)
             self._over(job)
 
-    def job_untold(self, stem: str) -> None:
+    def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
         now_ns = self.clock.now_ns()
         job = self.table.event_removed(stem, now_ns, self._lives)

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.sysfs.machine import Machine, gpu_metrics, put
 from tests.fakes.sysfs.shapes import SHAPES
+from tests.unit.core.audit import Auditor
+from tests.unit.core.world import Run
 from tests.unit.node.sensors.still_clock import StillClock
 
 from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.evidence import Method
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.errors import SensorMissing
 from joulebook.node.sensors.drm import amd
 from joulebook.node.sensors.drm.amd import WRAP_32_UJ, parse
@@ -209,3 +213,22 @@ def test_errors_of_all_blocks_of_an_amd_card_are_counted(tmp_path: Path) -> None
         ("ecc_errors", "corrected"): 23,
         ("ecc_errors", "uncorrected"): 1,
     }
+
+
+@pytest.mark.parametrize("watts", [15, 290])
+def test_an_accumulator_that_stands_at_one_value_is_told_by_power(
+    tmp_path: Path, watts: int
+) -> None:
+    machine, clock = Machine(tmp_path), StillClock()
+    frozen = gpu_metrics(1, 65_628, power_w=watts, gfx=100)
+    machine.amd(0, PCI, metrics=frozen, watts=watts, busy=100, unique_id="x")
+    sensor, run, audit = opened(machine, clock), Run(), Auditor()
+    for _ in range(150):
+        clock.pass_s(1)
+        before = run.books
+        readings = sensor.poll(processes=True).readings
+        run.take(Tick(clock.now_ns(), readings=readings), BookingPolicy())
+        audit(before, run.books, run.entries[-1])
+    (state,) = run.books.meters.values()
+    assert state.stalled and {key.method for key in run.postings} == {Method.INTEGRATED}
+    assert state.read_uj == pytest.approx(149 * watts * 1e6, rel=0.02)

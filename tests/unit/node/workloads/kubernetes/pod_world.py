@@ -29,13 +29,13 @@ from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, Kubele
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
+    ContainerState,
     ContainerStatus,
     Meta,
     PodObject,
     PodStatus,
     Reader,
     Spec,
-    State,
     Terminated,
 )
 from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
@@ -352,7 +352,7 @@ def pod(
 ) -> PodObject:
     """A pod as the API server has it; `__` in the name of a label stands for a slash."""
     named = {key.replace("__", "/").replace("_", "."): value for key, value in labels.items()}
-    state = State(Terminated(finished)) if finished else None
+    state = ContainerState(Terminated(finished)) if finished else None
     statuses = [ContainerStatus(each, state) for each in containers]
     return PodObject(
         Meta(name, namespace, uid, named),

@@ -302,7 +302,7 @@ class World:
 
     def sweep(self, t: Truth) -> None:
         if self.files.pop(t.stem, None) is not None and self.up:
-            self.tracker.job_untold(t.stem)
+            self.tracker.job_unreported(t.stem)
 
     def epilog(self, t: Truth) -> None:
         if t.stem in self.files and self.files[t.stem][1] is None:

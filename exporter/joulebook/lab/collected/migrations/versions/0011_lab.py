@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, Text
+from sqlalchemy import BigInteger, Column, Integer, PrimaryKeyConstraint, Text
 
 from joulebook.lab.collected.database import refuse_downgrade as downgrade
 
@@ -17,7 +17,7 @@ def _texts(*names: str) -> list[Column[str]]:
 
 
 def upgrade() -> None:
-    """Add three tables."""
+    """Add four tables."""
     op.create_table(
         "lab_nonces",
         Column("nonce", Text, primary_key=True),
@@ -28,6 +28,14 @@ def upgrade() -> None:
         Column("secret", Text, primary_key=True),
         *_texts("kind", "person", "how", "name"),
         Column("until_s", BigInteger, nullable=False),
+    )
+    op.create_table(
+        "lab_commented",
+        *_texts("cluster", "job"),
+        Column("start_s", BigInteger, nullable=False),
+        Column("made_s", BigInteger, nullable=False),
+        *_texts("what"),
+        PrimaryKeyConstraint("cluster", "job", "start_s"),
     )
     op.create_table(
         "lab_audit",
