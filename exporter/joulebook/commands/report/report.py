@@ -38,7 +38,6 @@ from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
-from joulebook.core.money.amounts import NOTHING as NONE
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -153,14 +152,8 @@ def main(args: Options) -> int:
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
-    report = make(
-        source(args, config),
-        *stretch(args),
-        selection(args),
-        level=Level(args.by),
-        rates=new,
-        environ=os.environ,
-    )
+    asked = source(args, config), *stretch(args), selection(args)
+    report = make(*asked, level=Level(args.by), rates=new, environ=os.environ)
     lacking = []
     if new is not None or not (args.ledger or args.collected is not None or args.prometheus):
         charged = {charge.item for line in report.lines for charge in _newest(line)}
@@ -246,7 +239,7 @@ def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
         return {}
     before, after = net(old), net(new)
     return {
-        currency: Exact.of(after.get(currency, NONE).atoms - before.get(currency, NONE).atoms)
+        currency: Exact.of(after.get(currency, Exact()).atoms - before.get(currency, Exact()).atoms)
         for currency in sorted({*before, *after})
     }
 
@@ -258,7 +251,7 @@ def _credited(bill: Charges) -> bool:
 def _changed_ug(new: Charges, old: Charges) -> int | None:
     if CO2E not in new:
         return None
-    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, Exact()).atoms).floor
 
 
 def _grams(new: Charges, old: Charges) -> float | None:
