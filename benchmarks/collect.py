@@ -127,7 +127,7 @@ def _intake(database: Database, url: str, nodes: int, days: int, table: Table) -
         began = time.process_time()
         settings = Collect(targets=(target,), url=url, token_file=token.name)
         collector = make_collector(settings)
-        assert collector.once(), collector.roll.targets[target].problem
+        assert collector.once(), collector.states.targets[target].problem
         mine = time.process_time() - began
         theirs = _server_s(url) - before
     ms = 1e3 * (mine + theirs) / len(pages)

@@ -15,6 +15,7 @@ from joulebook.core.evidence import Amount, Method, PostingKey, Remainder
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerCorrupt, LedgerError, LedgerTooNew
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader, MeterBalance
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.units import NS_PER_S
@@ -94,11 +95,18 @@ def test_totals_add_up_in_every_direction(open_store: Open, path: Path) -> None:
     }
     book(open_store(), FACTS, job("7"), postings=postings)
     with LedgerReader(path) as reader:
-        (found,) = reader.workload_totals(JOB)
-        assert reader.workload_totals("101")[0] == found
-        assert [each.total for each in reader.workload_totals("101")] == [found.total, Amount(3)]
-        (empty,) = reader.workload_totals("7")
-        assert reader.workload_totals("8") == reader.workload_totals(WorkloadId("x", "101")) == ()
+        (found,) = report_query.workload_totals(reader, JOB)
+        assert report_query.workload_totals(reader, "101")[0] == found
+        assert [each.total for each in report_query.workload_totals(reader, "101")] == [
+            found.total,
+            Amount(3),
+        ]
+        (empty,) = report_query.workload_totals(reader, "7")
+        assert (
+            report_query.workload_totals(reader, "8")
+            == report_query.workload_totals(reader, WorkloadId("x", "101"))
+            == ()
+        )
     assert found.workload.labels.user == "ada"
     assert found.total == Amount(6_300, 37, 15)
     assert found.by_meter == {GPU0: Amount(1_300, 30, 7), CPU: Amount(5_000, 7, 8)}
@@ -166,7 +174,7 @@ def test_reader_and_daemon_do_not_wait_for_each_other(open_store: Open, path: Pa
             books = run(store, 1, books, first=n)
             assert {each.booked_uj for each in reader.balance_check()} == {(n + 1) * 1_000_003}
         store._conn.execute("BEGIN IMMEDIATE")
-        assert reader.workload_totals(JOB)[0].total.held_ns == 2 * 50 * NS_PER_S
+        assert report_query.workload_totals(reader, JOB)[0].total.held_ns == 2 * 50 * NS_PER_S
         store._conn.execute("ROLLBACK")
     assert store.load()[0] == books
 
@@ -235,7 +243,7 @@ def test_value_that_makes_no_sense_is_damage(open_store: Open, path: Path) -> No
             reader.balance_check,
             lambda: reader.since_by_owner(0),
             lambda: reader.jobs("*"),
-            lambda: reader.workload_totals(JOB),
+            lambda: report_query.workload_totals(reader, JOB),
         ):
             with pytest.raises(LedgerCorrupt):
                 ask()

@@ -38,7 +38,6 @@ from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
-from joulebook.core.money.amounts import NOTHING as NONE
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -99,9 +98,7 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, site.rates, os.environ)
-        again = recharged.account
-        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
-        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
+        anew = statement.Recharge(args.rates.name, *recharged)
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
@@ -155,14 +152,8 @@ def main(args: Options) -> int:
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
-    report = make(
-        source(args, config),
-        *stretch(args),
-        selection(args),
-        level=Level(args.by),
-        rates=new,
-        environ=os.environ,
-    )
+    asked = source(args, config), *stretch(args), selection(args)
+    report = make(*asked, level=Level(args.by), rates=new, environ=os.environ)
     lacking = []
     if new is not None or not (args.ledger or args.collected is not None or args.prometheus):
         charged = {charge.item for line in report.lines for charge in _newest(line)}
@@ -246,7 +237,7 @@ def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
         return {}
     before, after = net(old), net(new)
     return {
-        currency: Exact.of(after.get(currency, NONE).atoms - before.get(currency, NONE).atoms)
+        currency: Exact.of(after.get(currency, Exact()).atoms - before.get(currency, Exact()).atoms)
         for currency in sorted({*before, *after})
     }
 
@@ -258,7 +249,7 @@ def _credited(bill: Charges) -> bool:
 def _changed_ug(new: Charges, old: Charges) -> int | None:
     if CO2E not in new:
         return None
-    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, Exact()).atoms).floor
 
 
 def _grams(new: Charges, old: Charges) -> float | None:
