@@ -14,9 +14,11 @@ import click
 from joulebook import __version__, mark
 from joulebook.commands.shared.options import CONFIG_HELP, FILE
 from joulebook.config import misspelt
+from joulebook.core.sanitize import clean
 from joulebook.errors import JoulebookError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_MOST_CHARS = 20_000
 
 
 class Entry(NamedTuple):
@@ -141,9 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except JoulebookError as error:
-        name = next((word for word in words if word in COMMANDS), "")
-        print(f"joulebook {name}: {error}", file=sys.stderr)
-        return USAGE
+        return _refused(words, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refused(words, f"{error.filename}: {error.strerror}")
+
+
+def _refused(words: Sequence[str], why: str) -> int:
+    name = next((word for word in words if word in COMMANDS), "")
+    print(clean(f"joulebook {name}: {why}", _MOST_CHARS), file=sys.stderr)
+    return USAGE
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import base64
 import contextlib
 import logging
 import math
-import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +36,7 @@ from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedDenied, FeedDown, FeedLimited, FeedWrong, HttpFailure
 from joulebook.log import LogOnce
+from joulebook.untrusted_files import read_named
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -265,8 +265,10 @@ def trusting(ca: Path | str | None, key: str, *, insecure: bool = False) -> ssl.
     Raises `ConfigError`. `insecure`: with whoever answers.
     """
     try:
-        context = ssl.create_default_context(cafile=ca and os.fspath(ca))
-    except OSError as error:  # ssl.SSLError is one.
+        pem = read_named(Path(ca), MAX_BYTES).decode("ascii", "ignore") if ca else None
+        # An empty text would stand for the system's authorities.
+        context = ssl.create_default_context(cadata="none" if pem == "" else pem)
+    except (ConfigError, OSError) as error:  # ssl.SSLError is one.
         raise ConfigError(f"{key} {ca}: not a certificate file: {error}") from None
     if insecure:
         context.check_hostname = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import msgspec
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import several
-from joulebook.core.sanitize import one_line
+from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.report import rows, signature, statement
 from joulebook.lab.report.model import Statement
 from joulebook.terminal import Screen
+from joulebook.untrusted_files import read_named_text
 
 _STATEMENT = msgspec.json.Decoder(Statement)
 
@@ -38,38 +40,27 @@ Values = Mapping[str, object]
 def main(args: Options) -> int:
     """Check one statement; 0: nothing is wrong with it, 1: something is."""
     screen = Screen()
-    text, published = _read(args.statement)
+    text, published, unchecked = _read(args.statement)
     values = _values(published)
     problems = [
         *_signature(args, text, screen),
-        *_unchecked(text, values),
+        *unchecked,
         *_rows(args, published.rows_sha256, values, screen),
     ]
     for problem in problems[:_MOST_SHOWN]:
-        Screen(sys.stderr).say(f"joulebook verify: {problem}")
+        Screen(sys.stderr).say(clean(f"joulebook verify: {problem}"))
     if len(problems) > _MOST_SHOWN:
         Screen(sys.stderr).say(f"joulebook verify: and {len(problems) - _MOST_SHOWN} more")
     return 1 if problems else 0
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> tuple[str, Statement, list[str]]:
+    """Return a statement, as text too, and what of the text is no part of it."""
+    text = read_named_text(path, rows.MOST_BYTES)
     try:
-        with path.open("rb") as file:
-            raw = file.read(rows.MOST_BYTES + 1)
-        if len(raw) > rows.MOST_BYTES:
-            raise ConfigError(f"{path}: more than {rows.MOST_BYTES >> 30} GiB")
-        return raw.decode()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8") from None
-
-
-def _read(path: Path) -> tuple[str, Statement]:
-    text = _text(path)
-    try:
-        return text, _STATEMENT.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        published = _STATEMENT.decode(text)
+        return text, published, list(_unchecked(text, _values(published)))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: {error} (expected a statement by `joulebook report --format json`)"
         ) from None
@@ -80,11 +71,9 @@ def _unchecked(text: str, published: Values) -> Iterator[str]:
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice.extend(name for name in found if names.count(name) > 1)
-        return found
+        times = Counter(name for name, _ in pairs)
+        twice.extend(name for name, count in times.items() if count > 1)
+        return dict(pairs)
 
     raw = dict(_leaves(json.loads(text, object_pairs_hook=unique), ""))
     yield from (f"{one_line(name, 80)}: more than once in the statement" for name in twice)
@@ -113,7 +102,7 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
     if args.rows is None:
         screen.say("Figures    not recomputed: that needs --rows FILE")
         return
-    basis = rows.read(_text(args.rows), str(args.rows))
+    basis = rows.read(read_named_text(args.rows, rows.MOST_BYTES), str(args.rows))
     if digest is None:
         screen.say("Rows       the statement carries no digest of its rows")
     elif rows.digest(basis) == digest:

@@ -196,8 +196,9 @@ class _Reader:
             self._wrong(path, value, right)
             return None
         # Not every key has bounds that rule these out, and none of ours may be one.
-        if (isinstance(found, float) and not math.isfinite(found)) or (
-            isinstance(found, str) and "\0" in found
+        texts = (found,) if isinstance(found, str) else found if isinstance(found, tuple) else ()
+        if (isinstance(found, float) and not math.isfinite(found)) or any(
+            isinstance(text, str) and "\0" in text for text in texts
         ):
             self._wrong(path, value, right)
             return None

@@ -48,9 +48,9 @@ def main(args: Options) -> int:
     path = args.slurm_conf or Path(config.tenants.slurm.slurm_conf or find_slurm_conf())
     try:
         conf = read_slurm_conf(path)
-    except OSError as error:
+    except ConfigError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; give its path with --slurm-conf (configless nodes keep "
+            f"{error}; give its path with --slurm-conf (configless nodes keep "
             "it in /run/slurm/conf)"
         ) from None
     act = install if args.action == "install" else remove

@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 
 from joulebook.node.workloads.slurm.hostlist import expand
+from joulebook.untrusted_files import read_named
 
 _DEEPEST = 4
 _HEAD_BYTES = 4096
+_MOST_BYTES = 16 << 20
 _OURS = "joulebook"
 RETIRED = "Removed: does nothing until slurm.conf no longer names this directory."
 """The comment in the script that replaces a removed hook."""
@@ -38,7 +40,7 @@ class SlurmConf(msgspec.Struct, frozen=True):
 
 
 def read_slurm_conf(path: Path) -> SlurmConf:
-    """Read the file and what it includes. Raises `OSError`."""
+    """Read the file and what it includes. Raises `ConfigError`."""
     values: dict[str, list[str]] = {}
     nodes: dict[str, str] = {}
     for line in _lines(path, 0):
@@ -58,7 +60,7 @@ def read_slurm_conf(path: Path) -> SlurmConf:
 
 
 def _lines(path: Path, depth: int) -> Iterator[str]:
-    text = path.read_text(errors="replace").replace("\\\n", " ")
+    text = read_named(path, _MOST_BYTES).decode(errors="replace").replace("\\\n", " ")
     for raw in text.splitlines():
         line = raw.partition("#")[0].strip()
         word, _, rest = line.partition(" ")

@@ -4,6 +4,7 @@ statement.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -42,7 +43,7 @@ from joulebook.core.money.amounts import NOTHING as NONE
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.core.sanitize import one_line
+from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
@@ -113,15 +114,24 @@ def _choice(args: Options, about: About) -> RoleChoice:
 
 
 def _save(option_name: str, path: Path, text: str) -> None:
-    """Replace the file in one step, or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace the file in one step, or not at all; a link stays, a device or pipe is written to."""
+    real = Path(os.path.realpath(path))
+    draft = real.with_name(f".{real.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8", newline="")
-        draft.replace(path)
+        if real.exists() and not real.is_file():
+            fd = os.open(real, os.O_WRONLY | os.O_NONBLOCK)  # A pipe may have no reader.
+            os.set_blocking(fd, True)
+            with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+        else:
+            with contextlib.ExitStack() as undo:
+                with draft.open("x", encoding="utf-8", newline="") as file:
+                    undo.callback(draft.unlink, missing_ok=True)
+                    file.write(text)
+                draft.replace(real)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
-    Screen(sys.stderr).say(f"joulebook report: wrote {path}")
+    Screen(sys.stderr).say(clean(f"joulebook report: wrote {path}"))
 
 
 LIMITS = (

@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -77,7 +79,7 @@ class _Lost(msgspec.Struct, frozen=True):
 
 
 class Row(NamedTuple):
-    """One line of the file: its columns in their order.
+    """One line of the file.
 
     Attributes:
         table: What it is: `statement`, `workload`, `posting`, `charge`, `rate`, `gap` or `model`.
@@ -128,7 +130,6 @@ _UNKNOWN = "?"
 
 _FROM_OUTSIDE = ("node", "workload", "meter", "evidence")
 _FORMULA = "'=+-@\t\r"
-
 MOST_BYTES = 1 << 30
 csv.field_size_limit(MOST_BYTES)
 
@@ -164,24 +165,12 @@ def _nameless(workload: ReportWorkload) -> ReportWorkload:
 def _rows(basis: Basis) -> Iterator[Row]:
     account, context = basis.account, basis.context
     head = _Head(
-        account.source,
-        account.since_s,
-        account.until_s,
-        account.known_until_s,
-        account.unknown,
-        account.error_ratio,
-        account.warnings,
-        sorted(account.replayed),
-        [(*key, audit) for key, audit in account.audits.items()],
-        sorted(account.cut),
-        basis.about,
-        basis.choice,
-        context.made_utc_s,
-        sorted(context.states.items()),
-        context.states_from,
-        context.settings,
-        context.zone,
-    )
+        account.source, account.since_s, account.until_s, account.known_until_s, account.unknown,
+        account.error_ratio, account.warnings, sorted(account.replayed),
+        [(*key, audit) for key, audit in account.audits.items()], sorted(account.cut),
+        basis.about, basis.choice, context.made_utc_s, sorted(context.states.items()),
+        context.states_from, context.settings, context.zone,
+    )  # fmt: skip
     yield Row("statement", facts=_json(head))
     for key, workload in account.workloads.items():
         yield Row("workload", **_of(key), facts=_json(workload))
@@ -218,13 +207,12 @@ def _rows(basis: Basis) -> Iterator[Row]:
 
 def _guarded(row: Row) -> dict[str, str]:
     """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
-    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
-    return {name: f"'{cell}" for name, cell in cells.items() if cell[:1] in _FORMULA and cell}
+    cells = ((name, getattr(row, name)) for name in _FROM_OUTSIDE)
+    return {name: f"'{cell}" for name, cell in cells if cell and cell[0] in _FORMULA}
 
 
 def _unguarded(row: Row) -> Row:
-    cells = {name: getattr(row, name) for name in _FROM_OUTSIDE}
-    return row._replace(**{name: cell[1:] for name, cell in cells.items() if cell.startswith("'")})
+    return row._replace(**{name: getattr(row, name).removeprefix("'") for name in _FROM_OUTSIDE})
 
 
 def _of(subject: Subject) -> dict[str, str]:
@@ -245,15 +233,15 @@ def read(text: str, name: str) -> Basis:
     """Read a file of rows. Raises `ConfigError` that names the file and its row."""
     reader = csv.reader(io.StringIO(text), strict=True)
     tables: dict[str, list[Any]] = {table: [] for table in _READERS}
+    said: dict[int, tuple[object, ...]] = {}
     line = 0
     try:
         for line, values in enumerate(reader, 1):
             if line == 1:
-                if tuple(values) != Row._fields:
-                    raise ConfigError(
-                        f"{name}: not a file of rows: expected the columns {', '.join(Row._fields)}"
-                    )
-                continue
+                if tuple(values) == Row._fields:
+                    continue
+                columns = ", ".join(Row._fields)
+                raise ConfigError(f"{name}: not a file of rows: expected the columns {columns}")
             if len(values) != len(Row._fields):
                 raise ConfigError(
                     f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
@@ -264,13 +252,25 @@ def read(text: str, name: str) -> Basis:
                     f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"
                 )
             tables[row.table].append(_READERS[row.table](row))
+            said[line] = _plain(row)
     except (csv.Error, ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{name}, row {line}: {error}") from None
-    if len(tables["statement"]) != 1:
-        raise ConfigError(
-            f"{name}: {len(tables['statement'])} rows of the table statement, expected one"
-        )
-    return _basis(tables)
+    if (heads := len(tables["statement"])) != 1:
+        raise ConfigError(f"{name}: {heads} rows of the table statement, expected one")
+    basis = _basis(tables)
+    left = Counter(map(_plain, _rows(basis)))
+    for line, row_said in said.items():
+        if not left[row_said]:
+            raise ConfigError(
+                f"{name}, row {line}: is there twice, or has what `report --rows` does not write"
+            )
+        left[row_said] -= 1
+    return basis
+
+
+def _plain(row: Row) -> tuple[object, ...]:
+    """The row, however its JSON is laid out. Raises as `json.loads` does."""
+    return (*row[:-1], repr(json.loads(row.facts or "null", object_pairs_hook=sorted)))
 
 
 def _basis(tables: Mapping[str, list[Any]]) -> Basis:

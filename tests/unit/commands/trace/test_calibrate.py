@@ -89,7 +89,7 @@ def test_the_name_of_a_gpu_cannot_end_its_heading(
         ("t_s,watts\n0,60\n", [], "--gpu '': expected 0 to 1"),
         ("t_s,watts\n0,60\n", ["--gpu", "7"], "--gpu '7': expected 0 to 1"),
         ("t_s,watts\n0,60\n", ["--gpu", "0", "--shift", "nan"], "--shift nan"),
-        ("\x00\xff", ["--gpu", "0"], "not CSV in UTF-8"),
+        ("\x00\xff", ["--gpu", "0"], "not UTF-8 at byte"),
     ],
 )
 def test_nonsense_is_refused_and_said(
