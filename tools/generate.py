@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATED = {
-    "docs/metrics.md": "joulebook.metrics.docs:markdown",
+    "docs/metrics.md": "tools.metrics_page:markdown",
     "docs/schema/report.schema.json": "joulebook.lab.report.formats.json:schema",
     "docs/images/leaderboard.svg": "joulebook.lab.leaderboard.demo:picture",
 }

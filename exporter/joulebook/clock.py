@@ -3,11 +3,16 @@
 Node time is CLOCK_BOOTTIME plus an offset fixed once per boot, so it does not jump with the wall
 clock, does not stop during suspend, and continues after a restart of the daemon (`resume`) and
 after a reboot. UTC is node time plus `utc_offset_ns`, which follows the wall clock.
+
+`Timers` are things to do later, for one thread that also waits for other things.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -110,3 +115,42 @@ class NodeClock:
     def anchor(self, last_ns: int) -> Anchor:
         """Return what the ledger must keep for node time to continue after a restart."""
         return Anchor(self._epoch, self._shift_ns, last_ns, self.utc_offset_ns())
+
+
+Action = Callable[[], None]
+
+
+class Timers:
+    """Actions with the time at which they are due. The caller serialises access."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.now_s = now_s
+        self._heap: list[tuple[float, int, Action]] = []
+        self._order = itertools.count()
+        self._named: set[str] = set()
+
+    def at(self, in_s: float, action: Action) -> None:
+        """Do `action` in so many seconds."""
+        heapq.heappush(self._heap, (self.now_s() + in_s, next(self._order), action))
+
+    def once(self, name: str, in_s: float, action: Action) -> None:
+        """The same, unless an action of that name waits already."""
+        if name in self._named:
+            return
+        self._named.add(name)
+
+        def named() -> None:
+            self._named.discard(name)
+            action()
+
+        self.at(in_s, named)
+
+    def due(self) -> Iterator[Action]:
+        """Yield the actions whose time has come, taken off; what they add for later waits."""
+        until = self.now_s()
+        while self._heap and self._heap[0][0] <= until:
+            yield heapq.heappop(self._heap)[2]
+
+    def wait_s(self) -> float | None:
+        """Seconds until the next one is due; `None` if there is none."""
+        return max(0.0, self._heap[0][0] - self.now_s()) if self._heap else None

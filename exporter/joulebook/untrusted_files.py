@@ -9,6 +9,7 @@ Rejected files raise `InputError`; its `reason` is the value of a label: `symlin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -117,10 +118,35 @@ def read_named(path: Path, limit: int) -> bytes:
 
 def read_named_text(path: Path, limit: int) -> str:
     """Read it as text, without a byte-order mark. Raises `ConfigError`."""
+    return named_text(read_named(path, limit), path)
+
+
+def named_text(raw: bytes, path: Path) -> str:
+    """Return the content of a file as text, without a byte-order mark. Raises `ConfigError`."""
     try:
-        return read_named(path, limit).decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Replace the file in one step, or not at all. Raises `OSError`.
+
+    A link stays a link; a device or a pipe is written to, and not replaced for everybody.
+    """
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        fd = os.open(real, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)  # A pipe may have no reader.
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        return
+    draft = real.with_name(f".{real.name}.{os.getpid()}")
+    with contextlib.ExitStack() as undo:
+        with draft.open("xb") as file:
+            undo.callback(draft.unlink, missing_ok=True)
+            file.write(content)
+        draft.replace(real)
 
 
 def read_secret(path: Path, limit: int = 65_536) -> bytes:

@@ -22,6 +22,7 @@ from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.errors import LedgerError
 from joulebook.lab.collected.database import opened
 from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -62,7 +63,7 @@ class Node:
 
     def account(self) -> ReportData:
         with LedgerReader(self.ledger) as reader:
-            return reader.account(0, 1 << 40, Selection(), self.name)
+            return report_query.account(reader, 0, 1 << 40, Selection(), self.name)
 
 
 def test_daemons_and_collector_are_killed_and_the_books_agree(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from tests.e2e.books import at_rest, meter_uj, remainder_uj, rest, wake
 from tests.e2e.lab import BUILD, ROOT, Daemon, until
 from tests.fakes.nvml.build import build_power
 from tests.fakes.nvml.scenario import Gpu, Scenario
+
+import joulebook.runs
+from joulebook import cli
+from joulebook.units import UJ_PER_KWH
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -34,10 +39,12 @@ def work():
 
 said("begin")
 burn(90, 1200)
-with joulebook.experiment("outer"):
+with joulebook.experiment("outer") as outer:
+    print("run", outer.id, "outer")
     said("outer in")
     burn(100, 1900)
-    with joulebook.experiment("inner"):
+    with joulebook.experiment("inner") as inner:
+        print("run", inner.id, "inner")
         said("inner in")
         burn(220, 2200)
         said("inner out")
@@ -95,7 +102,11 @@ def daemon(tmp_path: Path, scenario: Scenario) -> Daemon:
 
 
 def test_energy_from_entry_to_exit_is_the_marked_experiments(
-    tmp_path: Path, scenario: Scenario, daemon: Daemon
+    tmp_path: Path,
+    scenario: Scenario,
+    daemon: Daemon,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     power = build_power(BUILD)
     marks = tmp_path / "marks"
@@ -134,6 +145,14 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
         outer = truth(0, at["outer in"], at["outer out"]) - inner
         assert energy["inner"] == near(inner)
         assert energy["outer"] == near(outer)
+        # From a result to its run: the id that the block gave leads to what was booked to it.
+        monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(daemon.ledger))
+        for _, run, name in (x.split() for x in done.stdout.splitlines() if x.startswith("run ")):
+            found = joulebook.runs.figures(job=run)
+            assert found["energy_kwh"] * UJ_PER_KWH == pytest.approx(energy[name])
+            assert cli.main(["job", run, "--json"]) == 0
+            (job,) = json.loads(capsys.readouterr().out)["workloads"]
+            assert (job["energy_uj"], job["experiment"]) == (energy[name], name)
         decorated = truth(0, at["decorated in"], at["decorated out"])
         assert energy["decorated"] == near(decorated)
         # The interpreter starts before the mark is made: that much is not the experiment's.

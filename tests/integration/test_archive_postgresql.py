@@ -13,7 +13,7 @@ from tests.integration.postgresql import PostgreSql
 from tests.scale import scaled
 from tests.unit.lab.collected.laws import Laws
 
-from joulebook.lab.collected.database import Database, connect
+from joulebook.lab.collected.database import Database, connect, opened
 
 
 def test_laws(postgresql: PostgreSql) -> None:
@@ -112,30 +112,111 @@ _KEPT = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("version", [4, 7])
 def test_a_collected_ledger_of_the_version_before_keeps_every_bill(
-    postgresql: PostgreSql, tmp_path: Path
+    postgresql: PostgreSql, tmp_path: Path, version: int
 ) -> None:
-    from tests.unit.lab.collected.test_migration import collected_before, every_bill
+    import psycopg
+    from tests.unit.lab.collected.test_migration import (
+        _BOOKED,
+        FORMATS,
+        STEP,
+        collected_before,
+        differences,
+        every_bill,
+    )
 
-    from joulebook.lab.collected import check, schema
-    from joulebook.lab.collected.database import PostgreSql as PostgreSqlDatabase
-    from joulebook.lab.collected.database import opened
+    from joulebook.lab.collected import check
+    from joulebook.lab.collected.database import MIGRATIONS
 
     before, url = collected_before(tmp_path), postgresql.new()
-    with PostgreSqlDatabase(url) as old, old.transaction():
-        old.script(["CREATE TABLE joulebook_schema (version INTEGER NOT NULL)"])
-        old.rows("INSERT INTO joulebook_schema VALUES (4)")
-        for step in schema.steps("postgresql"):
-            if step.number <= 4:
-                old.script(step.statements)
+    with psycopg.connect(url) as old:
+        old.execute("CREATE TABLE joulebook_schema (version INTEGER NOT NULL)")
+        old.execute("INSERT INTO joulebook_schema VALUES (%s)", [version])
+        for statement in (FORMATS / "collected-4.postgresql.sql").read_text().split(";\n\n"):
+            old.execute(statement.encode())
         with closing(sqlite3.connect(before.removeprefix("sqlite://"))) as conn:
             for table in _KEPT:
-                rows = conn.execute(f"SELECT * FROM {table}").fetchall()
-                if rows:
-                    marks = ", ".join("?" * len(rows[0]))
-                    old.many(f"INSERT INTO {table} VALUES ({marks})", rows)
+                marks = ""
+                for row in conn.execute(f"SELECT * FROM {table}"):
+                    marks = marks or ", ".join(["%s"] * len(row))
+                    old.execute(f"INSERT INTO {table} VALUES ({marks})".encode(), row)
             ((closed,),) = conn.execute("SELECT closed_to FROM closing").fetchall()
-        old.rows("UPDATE closing SET closed_to = ?", [closed])
+        old.execute("UPDATE closing SET closed_to = %s", [closed])
+        old.commit()
+        if version == 7:
+            for statement in (MIGRATIONS / "versions" / STEP).read_text().split(";\n\n"):
+                old.execute(statement.encode())
+        rows = old.execute(_BOOKED).fetchall()
     with opened(url, create=True) as database, opened(before, create=True) as sqlite:
+        assert database.rows(_BOOKED) == sqlite.rows(_BOOKED) == rows
+        assert differences(database) == []
         assert check.check(database).good
         assert every_bill(database) == every_bill(sqlite)
+        # October and November; nothing is outside of its month.
+        assert {*months_of(database)} >= {"postings_202610", "postings_202611"}
+        assert database.rows("SELECT count(1) FROM postings_other") == [(0,)]
+
+
+def months_of(database: Database) -> list[str]:
+    """The partitions of postings."""
+    return [
+        str(name)
+        for (name,) in database.rows(
+            "SELECT inhrelid::regclass::text FROM pg_inherits"
+            " WHERE inhparent = 'postings'::regclass ORDER BY 1"
+        )
+    ]
+
+
+def test_each_month_of_quarter_hours_has_a_partition(postgresql: PostgreSql) -> None:
+    from tests.unit.lab.collected.nodes import DAY_S, DECEMBER_S, NOVEMBER_S, Node
+
+    from joulebook.core.money.amounts import Exact
+    from joulebook.lab.collected import check, ingest
+
+    node = Node()
+    for when_s in (NOVEMBER_S - 1, NOVEMBER_S, DECEMBER_S + 5 * DAY_S):
+        node.burn(when_s, 1_000, "1", Exact(1))
+    url = postgresql.new()
+    with connect(url, create=True) as database:
+        # The clock was ahead: what cannot be yet is of no month, and makes no partition.
+        assert ingest.take(database, node.page(0), "t", NOVEMBER_S + 10) is not None
+        assert months_of(database) == ["postings_202610", "postings_202611", "postings_other"]
+        assert database.rows("SELECT count(1) FROM postings_other") == [(1,)]
+        since = node.last
+        node.burn(DECEMBER_S + 6 * DAY_S, 500, "1", Exact(1))
+        later = node.page(since)
+    with connect(url) as database:
+        assert ingest.take(database, later, "t", DECEMBER_S + 7 * DAY_S) is not None
+        assert "postings_202612" in months_of(database)
+        # What was kept aside moves there with the month.
+        assert database.rows("SELECT count(1) FROM postings_other") == [(0,)]
+        assert database.rows("SELECT count(1) FROM postings_202612") == [(2,)]
+        assert check.check(database).good
+
+
+def test_compacted_and_exported_months(postgresql: PostgreSql, tmp_path: Path) -> None:
+    from tests.unit.lab.collected import test_archive, test_compact
+
+    url = postgresql.new()
+    test_archive.read_back(url, test_compact.lab(5), tmp_path / "out")
+    days = test_compact.statements(url)
+    hours = [*map(test_archive.comparable, test_archive.hourly(url))]
+    with opened(url) as database:
+        before = size_of(database)
+    test_compact.compacted(url)
+    with opened(url) as database:
+        # The disk has the space again.
+        assert size_of(database) < before / 2
+    assert test_compact.statements(url) == days
+    assert [*map(test_archive.comparable, test_archive.hourly(url))] == hours
+    test_compact.unchanged(postgresql.new(), test_compact.lab(7))
+
+
+def size_of(database: Database) -> int:
+    """Bytes of October's quarter hours."""
+    return sum(
+        int(database.rows("SELECT pg_table_size(?::regclass)", [f"{table}_202610"])[0][0])
+        for table in ("postings", "charges", "rates_used")
+    )

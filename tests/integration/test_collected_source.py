@@ -16,6 +16,7 @@ from joulebook.lab.collected import corrections, ingest
 from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import opened
 from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 
 FOREVER_S = 1 << 40
@@ -86,7 +87,7 @@ def comparable(account: ReportData) -> tuple[object, ...]:
 )
 def test_the_same_account(ledger: Path, url: str, wanted: Selection) -> None:
     with LedgerReader(ledger) as reader:
-        own = reader.account(0, FOREVER_S, wanted, "n1")
+        own = report_query.account(reader, 0, FOREVER_S, wanted, "n1")
     found = CollectedSource(url).account(0, FOREVER_S, wanted)
     if wanted.users != {HOSTILE.replace("\0", "")}:
         assert comparable(found) == comparable(own)

@@ -17,11 +17,10 @@ from tests.ports import free_port
 from joulebook.commands.lab import CollectorServer
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
+from joulebook.lab.collect.client import TargetList
 from joulebook.lab.collect.collector import Collector
-from joulebook.lab.collect.metrics import CollectorPages, make_collector
-from joulebook.lab.collect.targets import TargetList
+from joulebook.lab.collect.metrics import COLLECTOR, CollectorPages, make_collector
 from joulebook.lab.collected.database import connect
-from joulebook.metrics.catalogue_collector import COLLECTOR
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.unit.lab.report.family import RATES_TOML, write_family
 from tests.unit.lab.report.hostile import HOSTILE
 from tests.unit.lab.report.test_formats import made
 
+from joulebook.cli import main
 from joulebook.lab.report.formats import html, latex
 
 DOCUMENT = r"""\documentclass[%s]{article}
@@ -50,6 +52,29 @@ def test_the_statement_compiles_without_a_package(tmp_path: Path, options: str) 
         assert figure in text
 
 
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+@pytest.mark.parametrize("name", ["", "Größe, čaj, Łódź, 訓練"])
+def test_the_short_form_fits_a_column(tmp_path: Path, options: str, name: str) -> None:
+    log, _ = compiled(tmp_path, latex.render(made(name), "short"), options)
+    assert "Overfull" not in log
+    assert "Missing character" not in log
+
+
+@pytest.mark.parametrize("length", ["short", "full"])
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+def test_the_table_of_stages_fits(tmp_path: Path, options: str, length: str) -> None:
+    write_family(tmp_path / "ledger.db")
+    config = tmp_path / "joulebook.toml"
+    config.write_text(f'[ledger]\npath = "{tmp_path}/ledger.db"\n{RATES_TOML}')
+    out = tmp_path / "statement.tex"
+    wanted = ["--experiment", "family", "--experiment", "family-dev", "--project", "Family 7B"]
+    written = ["--format", "latex", "--length", length, "--output", str(out)]
+    assert main(["--config", str(config), "report", *wanted, *written]) == 0
+    log, pdf = compiled(tmp_path / "paper", out.read_text(), options)
+    assert "Overfull" not in log
+    assert b"10,111" in b"".join(re.findall(rb"\(((?:[^()\\]|\\.)*)\)", pdf))
+
+
 def test_no_name_is_a_command(tmp_path: Path) -> None:
     for n, name in enumerate(HOSTILE):
         log, _ = compiled(tmp_path / str(n), latex.render(made(name)))
@@ -79,10 +104,11 @@ def test_a_hostile_page_does_nothing_in_a_browser(tmp_path: Path) -> None:
     assert "30.00 kWh" in done.stdout
 
 
+@pytest.mark.parametrize("length", ["short", "full"])
 @pytest.mark.parametrize("name", ["", "a-name-of-many-parts_and.no-blanks/" * 3])
-def test_the_page_fits_a_phone(tmp_path: Path, name: str) -> None:
+def test_the_page_fits_a_phone(tmp_path: Path, name: str, length: str) -> None:
     """390 px wide: nothing to push sideways but the table of runs, and no column of letters."""
-    (tmp_path / "page.html").write_text(html.render(made(name)), encoding="utf-8")
+    (tmp_path / "page.html").write_text(html.render(made(name), length), encoding="utf-8")
     (tmp_path / "phone.html").write_text(
         """<iframe id=phone src=page.html style="border:0;width:390px;height:800px"></iframe>
         <pre id=seen></pre><script>phone.onload = () => {
@@ -90,7 +116,7 @@ def test_the_page_fits_a_phone(tmp_path: Path, name: str) -> None:
           const cells = [...page.querySelectorAll('table.rows td')]
           const widths = cells.filter(c => c.textContent).map(c => c.getBoundingClientRect().width)
           seen.textContent = [root.scrollWidth <= root.clientWidth, root.scrollHeight,
-            Math.round(Math.min(...widths))].join()
+            Math.round(Math.min(390, ...widths))].join()
         }</script>"""
     )
     done = subprocess.run(

@@ -294,6 +294,9 @@ def test_components_of_a_heterogeneous_job_are_jobs(opened: Site) -> None:
     opened.until(lambda: opened.over(first, second))
     assert (len(opened.held(first)), len(opened.held(second))) == (1, 2)
     assert not opened.held(first) & opened.held(second)
+    facts = [opened.fact(job) for job in (first, second)]
+    assert [fact.shown for fact in facts] == [f"{first}+0", f"{first}+1"]
+    assert [(fact.name, fact.labels.experiment) for fact in facts] == [("het", "het")] * 2
 
 
 def test_slurmd_killed_and_restarted_changes_nothing(opened: Site) -> None:
@@ -413,7 +416,7 @@ def test_without_hooks_the_controller_is_asked(short_tmp_path: Path) -> None:
     site.open()
     cluster = site.cluster
     with cluster:
-        array = cluster.sbatch("--gres=gpu:1", "--array=1-8", "-J", "sweep", script="sleep 1.5")
+        array = cluster.sbatch("--gres=gpu:1", "--array=1-8%4", "-J", "sweep", script="sleep 1.5")
         site.until(lambda: len(site.facts) == 8 and site.over(*site.facts))
         assert {f.shown for f in site.facts.values()} == {f"{array}_{n}" for n in range(1, 9)}
         held = [c for c in site.claims.values() if c.workload is not None]

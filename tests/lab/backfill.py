@@ -143,35 +143,42 @@ def records() -> Iterator[dict[str, Any]]:
         yield from group["rules"]
 
 
-def _parts(home: Path) -> Iterator[tuple[int, Path]]:
-    """The shipped rules as files, and since when each is evaluated: those of an hour over all of
-    the history, those of 5 minutes and the (slow) budgets over its last two days.
-    """
-    groups = yaml.safe_load(RULES.read_text())["groups"]
-    for name, since_s, hourly in (
-        ("hourly", START_S, True),
-        ("other", END_S - 2 * DAY_S, False),
-    ):
-        part = [
-            {**group, "rules": [rule for rule in group["rules"]
-                if (group["interval"] == "1h" and rule["record"] != SPENT) is hourly]}
-            for group in groups
+def _stages() -> list[list[dict[str, Any]]]:
+    """The groups of the shipped rules in the order in which they read one another."""
+    names = {rule["record"] for rule in records()}
+    done: set[str] = set()
+    stages = []
+    while done < names:
+        stage = [
+            {**group, "rules": [
+                rule for rule in group["rules"]
+                if rule["record"] not in done
+                and {name for name in names if name in rule["expr"]} <= done | {rule["record"]}
+            ]}
+            for group in yaml.safe_load(RULES.read_text())["groups"]
         ]  # fmt: skip
-        file = home / f"{name}.rules.yaml"
-        file.write_text(yaml.safe_dump({"groups": [group for group in part if group["rules"]]}))
-        yield (since_s // HOUR_S + 1) * HOUR_S, file
+        done |= {rule["record"] for group in stage for rule in group["rules"]}
+        stages.append([group for group in stage if group["rules"]])
+    return stages
 
 
 def _rules(home: Path, into: Server) -> None:
-    """The series of the shipped rules, evaluated by Prometheus; some read what others made."""
-    for since_s, file in _parts(home):
-        made = home / file.stem
+    """The series of the shipped rules, evaluated by Prometheus: those of an hour over all of the
+    history, those of 5 minutes and the (slow) budgets over its last two days.
+    """
+    for stage, groups in enumerate(_stages()):
+        made = home / f"rules-{stage}"
         with prometheus(home) as server:
-            promtool(
-                "tsdb", "create-blocks-from", "rules", "--max-block-duration=1440h",
-                f"--start={since_s}", f"--end={END_S}",
-                f"--url={server.url}", f"--output-dir={made}", file,
-            )  # fmt: skip
+            for group in groups:
+                is_long = group["interval"] == "1h" and group["rules"][0]["record"] != SPENT
+                since_s = START_S if is_long else END_S - 2 * DAY_S
+                file = home / "some.rules.yaml"
+                file.write_text(yaml.safe_dump({"groups": [group]}))
+                promtool(
+                    "tsdb", "create-blocks-from", "rules", "--max-block-duration=1440h",
+                    f"--start={(since_s // HOUR_S + 1) * HOUR_S}", f"--end={END_S}",
+                    f"--url={server.url}", f"--output-dir={made}", file,
+                )  # fmt: skip
         for block in made.iterdir():
             if block.is_dir():
                 shutil.move(block, home / "data" / block.name)

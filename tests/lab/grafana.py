@@ -144,7 +144,12 @@ def clicked(url: str, labels: Mapping[str, str], here: Mapping[str, Chosen]) -> 
 
 
 def filled(
-    expression: str, values: Mapping[str, Chosen], span_s: int, step_s: int, scrape_s: int
+    expression: str,
+    values: Mapping[str, Chosen],
+    span_s: int,
+    step_s: int,
+    scrape_s: int,
+    end_s: int = 1_740_996_000,
 ) -> str:
     """The expression with built-in variables and those of the dashboard put in."""
     rate_s = max(step_s + scrape_s, 4 * scrape_s)
@@ -154,6 +159,7 @@ def filled(
         "__interval_ms": str(step_s * 1000),
         "__interval": f"{step_s}s",
         "__rate_interval": f"{rate_s}s",
+        "__to": str(end_s),
     }
     found = built_in | {name: put_in(chosen) for name, chosen in values.items()}
 
@@ -161,7 +167,7 @@ def filled(
         name = match[1] or match[3]
         return as_regex(values[name]) if match[2] == "regex" else found[name]
 
-    return re.sub(r"\$(?:\{(\w+)(?::(\w+))?\}|(\w+))", value, expression)
+    return re.sub(r"\$(?:\{(\w+)(?::([\w:]+))?\}|(\w+))", value, expression)
 
 
 def asks(
@@ -170,18 +176,24 @@ def asks(
     end_s: int,
     span_s: int,
     scrape_s: int,
+    utc_offset_s: int = 0,
 ) -> Iterator[Ask]:
-    """All queries of a dashboard for a range; `values` are those of its variables."""
+    """All queries of a dashboard for a range; `values` are those of its variables, and the offset
+    is that of the browser's time zone at the end of the range.
+    """
     for panel, target in targets(board):
         points = panel.get("maxDataPoints") or POINTS
         least = filled(target.get("interval", ""), values, span_s, 60, scrape_s)
         step_s = step_for(span_s, least, points)
-        expression = filled(target["expr"], values, span_s, step_s, scrape_s)
+        expression = filled(target["expr"], values, span_s, step_s, scrape_s, end_s)
         start_s, last_s = end_s - span_s, end_s
         if target.get("instant"):
             step_s = 0
-        else:  # Grafana moves both ends back to a multiple of the step
-            start_s, last_s = (math.floor(t / step_s) * step_s for t in (start_s, end_s))
+        else:  # Grafana moves both ends back to a multiple of the step, of local time
+            start_s, last_s = (
+                math.floor((t + utc_offset_s) / step_s) * step_s - utc_offset_s
+                for t in (start_s, end_s)
+            )
         yield Ask(
             board["uid"],
             panel["title"],
@@ -208,6 +220,20 @@ def asks_of_ledger(
         sql = sql.replace("${account:sqlstring}", sqlstring(accounts))
         inside = rf"\1 >= {start_s} AND \1 <= {end_s}"
         yield panel, re.sub(r"\$__unixEpochFilter\(([\w.]+)\)", inside, sql)
+
+
+def opened(board: Mapping[str, Any]) -> dict[str, Chosen]:
+    """The variables of a dashboard that is just opened, without the hidden ones: all of each."""
+    return {v["name"]: ".*" for v in board["templating"]["list"] if not v.get("hide")}
+
+
+def listed(board: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the lists of a dashboard's variables are: a selector, and of which label the values."""
+    for variable in board["templating"]["list"]:
+        query = variable["query"]["query"] if isinstance(variable["query"], dict) else ""
+        if query.startswith("label_values("):
+            metric, _, label = query.removeprefix("label_values(")[:-1].rpartition(",")
+            yield metric, label
 
 
 def choices(board: Mapping[str, Any]) -> dict[str, str]:

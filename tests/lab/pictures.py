@@ -1,11 +1,14 @@
 """Draws the dashboards from the simulated lab into docs/images: `make pictures`.
 
 The queries run against a real Prometheus; the answers are drawn by Grafana's own components
-(`dashboards/render`) in headless Chromium.
+(`dashboards/render`) in headless Chromium. `ARGS="--nodes 200"` draws a lab of so many nodes (or of
+none) into .build/pictures instead, made of copies of the last hours of the simulated one: to look
+at what no test sees.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import shutil
@@ -17,11 +20,13 @@ from typing import Any
 
 import psycopg
 from tests.integration.postgresql import running
-from tests.lab.backfill import backfill
-from tests.lab.grafana import ROOT, Chosen, asks, asks_of_ledger, dashboards
+from tests.lab.backfill import backfill, promtool
+from tests.lab.grafana import ROOT, asks, asks_of_ledger, dashboards, opened
 from tests.lab.ledger import MONTH, collect
+from tests.lab.scrape import Lab
 from tests.lab.servers import Server, prometheus, victoria
-from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, SCRAPE_S
+from tests.lab.truth import truth
+from tests.lab.world import DAY_S, END_S, HOUR_S, JOBS, NODES, SCRAPE_S
 
 SOURCE = "grafana-postgresql-datasource"
 RENDER = ROOT / ".build/render"
@@ -52,9 +57,9 @@ def payload(
 ) -> dict[str, Any]:
     """All that the page needs to draw a dashboard."""
     board = dashboards()[uid]
-    values: dict[str, Chosen] = {v["name"]: ".*" for v in board["templating"]["list"]}
-    values |= server.chosen(board, END_S, span_s, SCRAPE_S)
-    values = values | {"currency": ("EUR",)} | {name: (text,) for name, text in chosen.items()}
+    values = opened(board) | {"currency": ("EUR",)}
+    values |= {name: (text,) for name, text in chosen.items()}
+    values = server.chosen(board, values, END_S, span_s, SCRAPE_S)
     ids = {(p["title"], t["refId"]): p["id"] for p in board["panels"] for t in p.get("targets", ())}
     answers = []
     for ask in asks(board, values, END_S, span_s, SCRAPE_S):
@@ -139,11 +144,60 @@ def draw(what: dict[str, Any], mode: str, picture: Path) -> None:
     print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size // 1024} KiB")
 
 
+COPIED_S = 3 * HOUR_S
+
+
+def copies(home: Path, nodes: int) -> None:
+    """A lab of so many nodes: each is the copy of one of the simulated lab, with users, experiments
+    and jobs of its own.
+    """
+    home.mkdir(parents=True)
+    (home / "data").mkdir()
+    text = home / "lab.om"
+    with text.open("w") as file:
+        for number in range(nodes):
+            again = f"-{number // len(NODES)}" if number >= len(NODES) else ""
+            lab = Lab(truth(), NODES[number % len(NODES)])
+            for series in lab.series(END_S - COPIED_S, END_S + 1):
+                names = {**series.names, "cluster": "lab", "node": f"gpu-{number + 1:03}"}
+                for name in {"user", "experiment", "workload", "uuid", "meter"} & names.keys():
+                    names[name] += again
+                metric = names.pop("__name__")
+                labels = ",".join(f'{name}="{value}"' for name, value in names.items())
+                for t_s, value in zip(series.times, series.values, strict=True):
+                    file.write(f"{metric}{{{labels}}} {value} {t_s}\n")
+        file.write("# EOF\n")
+    if nodes:
+        promtool("tsdb", "create-blocks-from", "openmetrics", "-q", text, home / "data")
+    text.unlink()
+
+
+def of_size(nodes: int, wanted: list[str], modes: tuple[str, ...] = ("light", "dark")) -> None:
+    """Draw a lab of so many nodes, over its last hours."""
+    to = ROOT / f".build/pictures/{nodes}"
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch) / "lab"
+        copies(home, nodes)
+        with prometheus(home) as server:
+            for uid, _, _, chosen in SHOTS:
+                if not wanted or uid in wanted:
+                    what = payload(server, uid, COPIED_S, "Last 3 hours", chosen)
+                    for mode in modes:
+                        draw(what, mode, to / f"{uid.removeprefix('joulebook-')}-{mode}.png")
+
+
 def main() -> int:
     """Draw those that are named, or all; `--lab FOLDER` uses a lab that was made before."""
-    arguments = sys.argv[1:]
-    kept = Path(arguments.pop(arguments.index("--lab") + 1)) if "--lab" in arguments else None
-    wanted = [name for name in arguments if name != "--lab"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("wanted", nargs="*")
+    parser.add_argument("--lab", type=Path)
+    parser.add_argument("--nodes", type=int)
+    given = parser.parse_args()
+    kept, wanted = given.lab, given.wanted
+    if given.nodes is not None:
+        of_size(given.nodes, wanted)
+        return 0
     with tempfile.TemporaryDirectory() as scratch:
         home = kept or Path(scratch)
         if kept is None or not (home / "data").exists():

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.lab.grafana import Ask, choices, filled
+from tests.lab.grafana import Ask, Chosen, choices, filled
 from tests.ports import free_port
 
 
@@ -70,14 +70,22 @@ class Server:
         return self.instant(ask.expression, ask.end_s)
 
     def chosen(
-        self, board: Mapping[str, Any], end_s: int, span_s: int, scrape_s: int
-    ) -> dict[str, str]:
-        """The values that the hidden variables of a dashboard take."""
-        values = {}
+        self,
+        board: Mapping[str, Any],
+        values: Mapping[str, Chosen],
+        end_s: int,
+        span_s: int,
+        scrape_s: int,
+    ) -> dict[str, Chosen]:
+        """The values of all variables: those given, and what the hidden ones of a dashboard take,
+        one after another, since one may follow from another.
+        """
+        known = dict(values)
         for name, expression in choices(board).items():
-            (found,) = self.instant(filled(expression, {}, span_s, 60, scrape_s), end_s)
-            values[name] = found["metric"][name]
-        return values
+            if name not in values:
+                (found,) = self.instant(filled(expression, known, span_s, 60, scrape_s), end_s)
+                known[name] = found["metric"][name]
+        return known
 
     def _ask(self, path: str, **how: str) -> list[dict[str, Any]]:
         body = urllib.parse.urlencode(how).encode()
@@ -91,6 +99,14 @@ class Server:
                 raise
             said = error.read().decode()
             raise AssertionError(f"{self.name}: {how['query']}: {said}") from None
+
+    def values(self, metric: str, label: str, start_s: int, end_s: int) -> list[str]:
+        """The values of a label in a range, as the lists of dashboards ask for them."""
+        how = urllib.parse.urlencode({"match[]": metric, "start": start_s, "end": end_s})
+        url = f"{self.url}/api/v1/label/{label}/values?{how}"
+        with urllib.request.urlopen(url, timeout=300) as answer:
+            found: list[str] = json.load(answer)["data"]
+            return found
 
     def post(self, path: str, body: bytes) -> None:
         """Send something to be taken in."""

@@ -77,7 +77,7 @@ def scrape_s(t_s: int) -> int:
     """How often nodes were scraped at an instant."""
     if t_s >= END_S - 3 * DAY_S:
         return SCRAPE_S
-    return 120 if t_s >= FULL_S else 300
+    return 240 if t_s >= FULL_S else 300  # seldom: samples are what takes time to make
 
 
 def cluster_of(node: str) -> str:

@@ -16,8 +16,8 @@ from tests.command_line import parsed
 
 from joulebook.config import Config, env_names
 from joulebook.config.load import keys
+from joulebook.lab.collect.metrics import COLLECTOR as OF_COLLECT
 from joulebook.metrics.catalogue import BY_NAME
-from joulebook.metrics.catalogue_collector import COLLECTOR as OF_COLLECT
 
 ROOT = Path(__file__).parents[2]
 

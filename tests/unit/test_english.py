@@ -17,8 +17,8 @@ from msgspec import Struct
 from joulebook import cli
 from joulebook.config import Config
 from joulebook.config.load import keys
+from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics.catalogue import CATALOGUE
-from joulebook.metrics.catalogue_collector import COLLECTOR
 from joulebook.metrics.dcgm import METRICS
 
 ROOT = Path(__file__).parents[2]

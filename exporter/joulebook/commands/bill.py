@@ -12,21 +12,30 @@ import sys
 import time
 
 from joulebook.commands.shared.charge_text import as_csv, as_json, show_bill, show_periods
+from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.options import Options
-from joulebook.commands.shared.text import moment
+from joulebook.commands.shared.text import is_partial, moment
 from joulebook.config import load
-from joulebook.core.evidence import Amount, Remainder
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import ZERO, Amount, Remainder
 from joulebook.core.money.amounts import Item
 from joulebook.core.money.rates import NANO
+from joulebook.core.report.dataset import Selection
+from joulebook.core.report.rollup import lines
 from joulebook.core.sanitize import one_line
+from joulebook.core.workloads import Labels
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.collected import bills, corrections, rollup
+from joulebook.lab.collected import bills, corrections, months, report_query
+from joulebook.lab.collected.bills import MonthBill
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed, nearest
 from joulebook.terminal import Screen
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+_AT_ONCE = 1000
+"""So many workloads are asked for in one query."""
 
 _MOST = 1 << 62
 """The most that one correction can move, in uJ or ns: the ledger's integers have 64 bits."""
@@ -74,18 +83,49 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         _refuse_unknown(database, BilledOwner("", args.account), "--account")
     bill = bills.bill(database, month, args.account)
+    measured = _measured(database, bill)
     if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
         Screen(sys.stderr).say(
             f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
             "measured there, and its jobs may be simulated."
         )
     if args.format == "json":
-        screen.say(as_json(bill))
+        screen.say(as_json(bill, measured))
+    elif args.format == "focus":
+        screen.say(as_focus(bill))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:
-        show_bill(bill, screen)
+        show_bill(bill, screen, measured)
     return 0
+
+
+def _measured(database: Database, bill: MonthBill) -> dict[BilledOwner, float]:
+    """Return the measured share of the GPU time that owners held in the month, if not all.
+
+    Quarter hours are read only of workloads that may be measured in part.
+    """
+    span = months.begin_s(bill.month), months.begin_s(months.after(bill.month))
+    lost_ns: dict[BilledOwner, int] = {}
+    found = bills.short(database, bill.month, bill.account)
+    for some in (found[at : at + _AT_ONCE] for at in range(0, len(found), _AT_ONCE)):
+        with database.transaction(writes=False):
+            data = report_query.account(database, *span, Selection(workloads=frozenset(some)))
+        for line in lines(data):
+            if isinstance(line.owner, Labels):
+                user, account, experiment = line.owner
+                who = BilledOwner("", account, user, experiment)
+                lost_ns[who] = lost_ns.get(who, 0) + line.held_ns - line.amount.held_ns
+    booked_ns = {
+        line.owner: line.used.get(Component.GPU, ZERO).held_ns
+        for line in bill.lines
+        if not (line.correction or line.late_for)
+    }
+    return {
+        who: booked / (booked + lost_ns[who])
+        for who, booked in booked_ns.items()
+        if is_partial(booked, booked + lost_ns.get(who, 0))
+    }
 
 
 def _refuse_unknown(database: Database, who: BilledOwner, option: str) -> None:
@@ -117,12 +157,12 @@ def _close(database: Database, args: Options, screen: Screen) -> int:
             reported = "incomplete" if not told_s else f"up to {moment(told_s)}"
             screen.say(f"{node}: collected {reported}")
         screen.say(
-            f"{rollup.shown(month)} is not closed: anything these nodes have yet to report would "
+            f"{months.shown(month)} is not closed: anything these nodes have yet to report would "
             "become late entries of the next month. Collect them first, or close with --anyway"
         )
         return 1
     bills.close(database, month, _who(args), int(time.time()))
-    screen.say(f"{rollup.shown(month)} is closed permanently, by {_who(args)}")
+    screen.say(f"{months.shown(month)} is closed permanently, by {_who(args)}")
     return 0
 
 
@@ -146,16 +186,16 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
         _refuse_unknown(database, giver, "--from")
         _refuse_unknown(database, taker, "--to")
     month = 0 if args.month is None and not args.last else _month(args)
-    is_past = 0 < month < rollup.month_of(int(time.time()))
+    is_past = 0 < month < months.month_of(int(time.time()))
     if is_past and not args.anyway and not bills.bill(database, month).lines:
         raise ConfigError(
-            f"{rollup.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
+            f"{months.shown(month)}: nothing was billed in it; --anyway corrects it nevertheless, "
             "without a month it is the open one"
         )
     reason = _reason(args, "correction")
     number, month = corrections.correct(database, giver, taker, amounts, reason, month)
     screen.say(
-        f"correction {number} in the bill of {rollup.shown(month)}: from {giver} to {taker}, by "
+        f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
         f"{_who(args)}: {args.why}"
     )
     return 0
@@ -207,12 +247,12 @@ def _month(args: Options, *, needed: bool = False) -> int:
     if args.month is not None and args.last:
         raise ConfigError(f"--last and {args.month}: use only one of them")
     if args.last:
-        return rollup.before(rollup.month_of(int(time.time())))
+        return months.before(months.month_of(int(time.time())))
     if args.month is None:
         if needed:
             raise ConfigError("give the month, as in: joulebook bill close 2026-10")
-        return rollup.month_of(int(time.time()))
-    return rollup.parsed(args.month)
+        return months.month_of(int(time.time()))
+    return months.parsed(args.month)
 
 
 def _who(args: Options) -> str:

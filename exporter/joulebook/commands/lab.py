@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 
 import click
@@ -15,12 +16,12 @@ from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
-from joulebook.commands.shared.options import Options, argument, command, option
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
-from joulebook.lab.collected import renames
+from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import opened
 from joulebook.server.server import Server
@@ -50,11 +51,37 @@ def main(args: Options) -> int:
                 "is another node"
             )
         return 0 if found.good else 1
+    if args.export is not None:
+        with opened(config.collect.url) as database:
+            for each in archive.export(database, args.export, int(time.time())):
+                rows = ", ".join(f"{count:,} {name}" for name, count in each.rows.items())
+                Screen().say(f"{months.shown(each.month)}: {rows}")
+        if not args.compact:
+            return 0
+    if args.compact:
+        return _compact(config)
     log.setup(config.log.level, config.log.format)
     collector = make_collector(config.collect)
     if args.once:
         return 0 if _once(collector) else 1
     return _serve(config, collector)
+
+
+_NAMED = 5
+
+
+def _compact(config: Config) -> int:
+    with opened(config.collect.url) as database:
+        for month, ledgers, waiting in compact.compact(database, int(time.time())):
+            more = ", ..." if len(waiting) > _NAMED else ""
+            wait = (
+                f"; {len(waiting)} wait until all of the month is collected: "
+                f"{', '.join(one_line(node) for node in waiting[:_NAMED])}{more}"
+                if waiting
+                else ""
+            )
+            Screen().say(f"{months.shown(month)}: {ledgers} ledgers are compacted to days{wait}")
+    return 0
 
 
 def _once(collector: Collector) -> bool:
@@ -121,6 +148,18 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
     help="Compare the collected ledger and the bills with the nodes' own totals.",
 )
 @option(
+    "--compact",
+    is_flag=True,
+    help="Keep closed months by workload and day, in a tenth of the space. Bills and statements "
+    "stay to the unit; hours and other rates of these months then need an export.",
+)
+@option(
+    "--export",
+    type=FILE,
+    metavar="DIR",
+    help="Write the quarter hours of each month to Parquet files in DIR (with --compact: first).",
+)
+@option(
     "--undo-rename",
     type=int,
     default=0,
@@ -129,8 +168,14 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 )
 def collect(options: Options) -> int:
     """Collect the ledgers of many nodes into one SQLite or PostgreSQL database."""
-    if options.once and options.check:
-        raise click.UsageError("--once and --check: use only one of them")
+    apart = {
+        "--once": options.once,
+        "--check": options.check,
+        "--undo-rename": options.undo_rename,
+        "--compact or --export": options.compact or options.export is not None,
+    }
+    if len(both := [name for name, given in apart.items() if given]) > 1:
+        raise click.UsageError(f"{both[0]} and {both[1]}: use only one of them")
     return main(options)
 
 
@@ -153,10 +198,10 @@ def collect(options: Options) -> int:
 @option("--account", metavar="NAME", default="", help="Show only this account.")
 @option(
     "--format",
-    type=click.Choice(["text", "csv", "json"]),
+    type=click.Choice(["text", "csv", "json", "focus"]),
     default="text",
     show_default=True,
-    help="Output format.",
+    help="Output format; focus: rows by FOCUS 1.0.",
 )
 @option(
     "--anyway",

@@ -27,8 +27,16 @@ from joulebook.core.report.leaderboard import (
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
-from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, closing, html, markdown
-from joulebook.lab.leaderboard.images import png, svg
+from joulebook.lab.leaderboard.formats import (
+    Leaderboard,
+    as_csv,
+    as_json,
+    closing,
+    html,
+    markdown,
+    png,
+    svg,
+)
 from joulebook.lab.leaderboard.join import Joined, by_experiment, by_run
 from joulebook.lab.leaderboard.mlflow import ENERGY, read_runs, write_back
 from joulebook.lab.leaderboard.model_card import read_card
@@ -38,6 +46,7 @@ from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import nearest
 from joulebook.terminal import Column, Screen, wrap
+from joulebook.untrusted_files import write_named
 
 
 def main_mlflow(args: Options) -> int:
@@ -191,7 +200,7 @@ def _plot(found: Leaderboard, path: Path) -> None:
     else:
         raise ConfigError(f"--plot {path}: expected a name ending in .svg or .png")
     try:
-        path.write_bytes(content)
+        write_named(path, content)
     except OSError as error:
         raise ConfigError(f"--plot {path}: {error.strerror}") from None
 

@@ -22,7 +22,6 @@ from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Point
 from joulebook.core.sanitize import one_line
 from joulebook.lab.rates_service import RatesPages, RatesServer
 from joulebook.rates.build import make_poller
-from joulebook.rates.contract import Quantity
 from joulebook.rates.poller import FeedHealth, Poller
 from joulebook.terminal import Column, Screen
 
@@ -40,7 +39,7 @@ def main(args: Options) -> int:
     # The daemon's cache shows what it uses. Feeds are only queried if nothing is cached: this
     # command may run on every node of a cluster at once.
     now = poller.current.at(int(time.time()))
-    known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
+    known = now._asdict()
     if args.ask or any(known[row.quantity] is None for row in poller.health()):
         poller.ask_all()
     if args.json:

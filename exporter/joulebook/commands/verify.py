@@ -10,6 +10,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -18,10 +19,12 @@ from joulebook.commands.shared.options import FILE, Options, argument, command, 
 from joulebook.commands.shared.text import several
 from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.report import rows, signature, statement
+from joulebook.lab.report import rows, rows_parquet, signature, statement
 from joulebook.lab.report.model import Statement
+from joulebook.lab.report.wording import listed
 from joulebook.terminal import Screen
-from joulebook.untrusted_files import read_named_text
+from joulebook.units import QUARTER_NS
+from joulebook.untrusted_files import named_text, read_named, read_named_text
 
 _STATEMENT = msgspec.json.Decoder(Statement)
 
@@ -52,6 +55,13 @@ def main(args: Options) -> int:
     if len(problems) > _MOST_SHOWN:
         Screen(sys.stderr).say(f"joulebook verify: and {len(problems) - _MOST_SHOWN} more")
     return 1 if problems else 0
+
+
+def _basis(path: Path) -> rows.Basis:
+    raw = read_named(path, rows.MOST_BYTES)
+    if raw.startswith(rows_parquet.MAGIC):
+        return rows_parquet.read(raw, str(path))
+    return rows.read(named_text(raw, path), str(path))
 
 
 def _read(path: Path) -> tuple[str, Statement, list[str]]:
@@ -102,7 +112,7 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
     if args.rows is None:
         screen.say("Figures    not recomputed: that needs --rows FILE")
         return
-    basis = rows.read(read_named_text(args.rows, rows.MOST_BYTES), str(args.rows))
+    basis = _basis(args.rows)
     if digest is None:
         screen.say("Rows       the statement carries no digest of its rows")
     elif rows.digest(basis) == digest:
@@ -118,9 +128,25 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
         for path in sorted(published.keys() | again.keys())
         if path not in _NOT_COMPARED and not _same(published.get(path), again.get(path))
     ]
+    if months := _months_by_day(basis):
+        screen.say(
+            f"Months     {listed(months)}: by day, since compacted. Sums and what was charged are "
+            "verified; hours and other rates cannot be recomputed"
+        )
     if not differing:
         screen.say(f"Figures    {several(len(again), 'value')} recomputed, all equal")
     yield from differing
+
+
+def _months_by_day(basis: rows.Basis) -> list[str]:
+    """Return the months (`2026-10`) with rows that stand for more than a quarter hour."""
+    return sorted(
+        {
+            datetime.fromtimestamp(row.quarter_s, UTC).strftime("%Y-%m")
+            for row in basis.account.postings
+            if row.amount.held_ns > QUARTER_NS
+        }
+    )
 
 
 def _values(made: Statement) -> Values:

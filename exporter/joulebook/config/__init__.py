@@ -19,7 +19,14 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Struct
 
 from joulebook.config.describe import toml
-from joulebook.config.lab import Budget, Collect, ReportSection, budget_conflicts, collect_conflicts
+from joulebook.config.lab import (
+    Budget,
+    Collect,
+    ReportSection,
+    budget_conflicts,
+    collect_conflicts,
+    report_conflicts,
+)
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     DaemonSection,
@@ -34,7 +41,7 @@ from joulebook.config.node import (
     doc,
 )
 from joulebook.config.rates import Privacy, Rates
-from joulebook.config.rates import conflicts as rate_conflicts
+from joulebook.config.rates_check import conflicts as rate_conflicts
 from joulebook.config.sensors import (
     CalibrationSection,
     Host,
@@ -244,6 +251,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     if user_key and not (is_rule(user_key) and user_key.startswith(("annotation:", "label:"))):
         yield "tenants.kubernetes.user_key", f"{user_key!r}: expected annotation:KEY or label:KEY"
     yield from budget_conflicts(config.budgets)
+    yield from report_conflicts(config.report)
     yield from rate_conflicts(config.rates)
     yield from sensor_conflicts(config.sensors)
     yield from calibration_conflicts(config.calibration)

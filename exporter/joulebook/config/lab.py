@@ -72,6 +72,39 @@ class ReportSection(Section, frozen=True):
             "`market_grams_per_kwh`."
         ),
     ] = ""
+    stages: Annotated[
+        dict[str, str],
+        doc(
+            "Stage of runs whose author states none, by name of the run or experiment (`*` matches "
+            'anything; the first match wins): "*-eval*" = "evaluation"'
+        ),
+    ] = {}
+    host_multiplier: (
+        Annotated[
+            float,
+            doc(
+                "Energy of GPUs and hosts per energy of GPUs, for hosts without a meter. Shown "
+                "apart, as modelled. Not set: nothing is modelled.",
+                ge=1,
+                le=10,
+            ),
+        ]
+        | None
+    ) = None
+    host_source: Annotated[str, doc("Source of `host_multiplier`; required with it.")] = ""
+    network_multiplier: (
+        Annotated[
+            float,
+            doc(
+                "Energy of nodes and network per energy of nodes. Shown apart, as modelled. Not "
+                "set: nothing is modelled.",
+                ge=1,
+                le=10,
+            ),
+        ]
+        | None
+    ) = None
+    network_source: Annotated[str, doc("Source of `network_multiplier`; required with it.")] = ""
     server_kg: (
         Annotated[
             float,
@@ -111,6 +144,15 @@ class ReportSection(Section, frozen=True):
             '"NVIDIA H200*" = { low_kg = 170, high_kg = 600, source = "our LCA" }'
         ),
     ] = {}
+
+
+def report_conflicts(report: ReportSection) -> Iterator[tuple[str, str]]:
+    """Yield each key that is wrong, and what is wrong with it."""
+    for name in ("host", "network"):
+        multiplier = getattr(report, f"{name}_multiplier")
+        if multiplier is not None and not getattr(report, f"{name}_source"):
+            key = f"report.{name}_source"
+            yield key, f"expected the source of report.{name}_multiplier = {multiplier:g}"
 
 
 class Budget(Section, frozen=True):

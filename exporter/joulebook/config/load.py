@@ -1,4 +1,4 @@
-"""Convert values from outside (TOML, YAML, environment) into documented structs.
+"""Documented structs (`Section`), and the conversion of values from TOML, YAML and environment.
 
 Every problem is reported, not only the first, with its source, key, value, and what is expected.
 """
@@ -259,3 +259,19 @@ def _from_text(text: str, key: SettingKey) -> object:
     # msgspec converts "true" and "false" (and 1, 0), but not in any letter case beside "auto".
     words = {"true": True, "false": False}
     return msgspec.convert(words.get(text.strip().lower(), text.strip()), key.type, strict=False)
+
+
+def doc(text: str, **bounds: float) -> Meta:
+    """Document a key: its meaning, with the unit, and the bounds of its value."""
+    fields: dict[str, Any] = {"description": text, **bounds}
+    return Meta(**fields)
+
+
+Enabled = Literal["auto"] | bool
+"""Whether a part of Joulebook is used; `AUTO` explains the values."""
+
+AUTO = '"auto": used where this machine has it; true: required; false: off.'
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from joulebook.config.base import AUTO
-from joulebook.config.base import Enabled as Enabled  # noqa: PLC0414
-from joulebook.config.base import Section as Section  # noqa: PLC0414
-from joulebook.config.base import doc as doc  # noqa: PLC0414
+from joulebook.config.load import AUTO
+from joulebook.config.load import Enabled as Enabled  # noqa: PLC0414
+from joulebook.config.load import Section as Section  # noqa: PLC0414
+from joulebook.config.load import doc as doc  # noqa: PLC0414
 from joulebook.config.workloads import Kubernetes as Kubernetes  # noqa: PLC0414
 from joulebook.config.workloads import Processes as Processes  # noqa: PLC0414
 from joulebook.config.workloads import Workloads as Workloads  # noqa: PLC0414

@@ -7,10 +7,7 @@ and `joulebook rates` names the missing key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
@@ -134,6 +131,55 @@ class CarbonSection(Section, frozen=True):
     every_s: _Every | None = None
 
 
+class PueSection(Section, frozen=True):
+    """PUE that changes over time, instead of the number `rates.pue`."""
+
+    kind: Annotated[
+        Literal["none", "csv", "server"],
+        doc('Source of PUE over time. With "none", `rates.pue` counts.'),
+    ] = "none"
+    file: _File = ""
+    url: _Url = ""
+    token_file: Annotated[
+        str,
+        doc(
+            "File with `user:password` (kind server). Empty: JOULEBOOK_RATES_PUE_TOKEN from the "
+            "environment."
+        ),
+    ] = ""
+    keep_s: _Keep = 86_400.0
+    every_s: _Every | None = None
+
+
+class Water(Section, frozen=True):
+    """Water per energy, for statements: IT energy x WUE of the site + facility energy x WUE of the
+    grid.
+    """
+
+    site_l_per_kwh: (
+        Annotated[
+            float,
+            doc("Litres that cooling consumes per kWh of IT energy; 0: none.", ge=0, le=100),
+        ]
+        | None
+    ) = None
+    site_file: Annotated[
+        str, doc("CSV file with `start,l_per_kwh` instead, if it changes over time.")
+    ] = ""
+    site_source: Annotated[str, doc("Source of the site's figure; required with it.")] = ""
+    grid_l_per_kwh: (
+        Annotated[
+            float,
+            doc("Litres that power plants consume per kWh of electricity.", ge=0, le=100),
+        ]
+        | None
+    ) = None
+    grid_file: Annotated[
+        str, doc("CSV file with `start,l_per_kwh` instead, if it changes over time.")
+    ] = ""
+    grid_source: Annotated[str, doc("Source of the grid's figure; required with it.")] = ""
+
+
 class Hardware(Section, frozen=True):
     """Hourly cost of one GPU model: either `per_gpu_hour`, or `price` and `life_years`."""
 
@@ -174,8 +220,10 @@ class Rates(Section, frozen=True):
         str,
         doc("Directory for the last good responses of feeds. Empty: `rates` next to the ledger."),
     ] = ""
+    pue_curve: PueSection = PueSection()
     price: Price = Price()
     carbon: CarbonSection = CarbonSection()
+    water: Water = Water()
     hardware: Annotated[
         dict[str, Hardware],
         doc(
@@ -184,120 +232,10 @@ class Rates(Section, frozen=True):
         ),
     ] = {}
 
-
-NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "price": {
-        "none": (),
-        "constant": ("per_kwh",),
-        "schedule": ("timezone", "default"),
-        "csv": ("file",),
-        "energy-charts": ("zone",),
-        "entsoe": ("zone",),
-        "server": ("url",),
-    },
-    "carbon": {
-        "none": (),
-        "constant": ("grams_per_kwh",),
-        "country": ("zone",),
-        "csv": ("file",),
-        "electricity-maps": ("zone",),
-        "neso": (),
-        "energy-charts": ("zone",),
-        "server": ("url",),
-    },
-}
-_FEED = ("url", "keep_s", "every_s")
-_TAKES: dict[str, tuple[str, ...]] = {
-    "constant": ("source",),
-    "schedule": ("windows", "source"),
-    "csv": ("keep_s", "every_s"),
-    "energy-charts": _FEED,
-    "entsoe": (*_FEED, "token_file"),
-    "electricity-maps": (*_FEED, "token_file"),
-    "neso": _FEED,
-    "server": (*_FEED, "token_file"),
-}
-
-
-def conflicts(rates: Rates) -> Iterator[tuple[str, str]]:
-    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
-    for name, section in (("price", rates.price), ("carbon", rates.carbon)):
-        for key, what in _misfits(section, NEEDS[name], rates.zone):
-            yield f"rates.{name}.{key}", what
-    if rates.price.kind == "schedule":
-        for key, what in _schedule(rates.price):
-            yield f"rates.price.{key}", what
-    if rates.cache_dir and not rates.cache_dir.startswith("/"):
-        yield "rates.cache_dir", f"{rates.cache_dir!r}: expected an absolute path"
-    for pattern, gpu in rates.hardware.items():
-        where = f'rates.hardware."{pattern}"'
-        bought = gpu.price is not None and gpu.life_years is not None
-        if (gpu.per_gpu_hour is not None) == bought or (
-            gpu.per_gpu_hour is not None and gpu.price is not None
-        ):
-            yield where, "expected either per_gpu_hour, or price and life_years"
-        elif gpu.price is not None and gpu.residual > gpu.price:
-            yield f"{where}.residual", f"{gpu.residual:g}: expected at most price, {gpu.price:g}"
-
-
-def _misfits(
-    section: Price | CarbonSection, needs: dict[str, tuple[str, ...]], zone: str
-) -> Iterator[tuple[str, str]]:
-    kind = section.kind
-    unset = type(section)()
-    for key in section.__struct_fields__:
-        given = getattr(section, key) != getattr(unset, key)
-        if key in needs[kind] and not given and not (key == "zone" and zone):
-            right = "expected a value here or in rates.zone" if key == "zone" else "expected one"
-            yield key, f'{right}, since kind = "{kind}"'
-        elif given and key not in ("kind", *needs[kind], *_TAKES.get(kind, ())):
-            takers = [k for k in needs if key in (*needs[k], *_TAKES.get(k, ()))]
-            yield key, f'kind = "{kind}" does not use it; it belongs to kind {" or ".join(takers)}'
-    if section.file and not section.file.startswith("/"):
-        yield "file", f"{section.file!r}: expected an absolute path"
-    if section.url and (problem := _url_problem(section.url)):
-        yield "url", problem
-
-
-def _url_problem(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1)
-    except ValueError:
-        return "expected a URL like https://host:port/path"
-    if not fits or parts.query or parts.fragment:
-        return "expected a URL like https://host:port/path"
-    if "@" in parts.netloc:
-        return "expected a URL without user and password: put them in token_file"
-    return ""
-
-
-def _schedule(price: Price) -> Iterator[tuple[str, str]]:
-    if price.timezone:
-        try:
-            ZoneInfo(price.timezone)
-        except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError.
-            yield (
-                "timezone",
-                f"{price.timezone!r}: expected a name like Europe/Berlin that this machine knows "
-                "(in /usr/share/zoneinfo, package tzdata)",
-            )
-    for i, window in enumerate(price.windows):
-        where = f"windows[{i}]"
-        try:
-            days_of(window.days)
-        except ValueError as error:
-            yield f"{where}.days", str(error)
-        for key, text, last in (
-            ("from", window.from_, DAY_MINUTES - 1),
-            ("to", window.to, DAY_MINUTES),
-        ):
-            try:
-                minutes_of(text, last)
-            except ValueError as error:
-                yield f"{where}.{key}", str(error)
-        if window.per_kwh is None:
-            yield f"{where}.per_kwh", "expected a price per kWh"
+    @property
+    def has_pue(self) -> bool:
+        """Return whether a PUE is set, as a number or over time."""
+        return self.pue is not None or self.pue_curve.kind != "none"
 
 
 def days_of(text: str) -> frozenset[int]:
@@ -337,7 +275,7 @@ def missing(rates: Rates) -> tuple[Missing, ...]:
         found.append(Missing("rates.price.kind", "cost of electricity"))
     if rates.carbon.kind == "none":
         found.append(Missing("rates.carbon.kind", "CO2e"))
-    if rates.pue is None:
+    if not rates.has_pue:
         found.append(Missing("rates.pue", "cost of electricity, CO2e, energy of the facility"))
     if not rates.hardware:
         found.append(Missing("rates.hardware", "cost of hardware"))

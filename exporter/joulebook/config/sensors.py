@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from joulebook.config.base import AUTO, Enabled, Section, doc
+from joulebook.config.load import AUTO, Enabled, Section, doc
 from joulebook.core.energy.calibration import GAINS, MOST_OFFSET_W
 from joulebook.core.energy.intervals import Calibration
 from joulebook.core.report.footprint import SENSOR_PERCENT

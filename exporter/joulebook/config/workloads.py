@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from joulebook.config.base import AUTO, Enabled, Section, doc
+from joulebook.config.load import AUTO, Enabled, Section, doc
 from joulebook.experiment_span import DIRECTORY
 
 INFRASTRUCTURE = (

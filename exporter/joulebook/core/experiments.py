@@ -30,6 +30,19 @@ ENVIRONMENT = (
 )
 """The variables that name an experiment; no others are ever read for it."""
 
+STAGE_VARIABLE = "JOULEBOOK_STAGE"
+
+VARIABLES = (*ENVIRONMENT, STAGE_VARIABLE)
+"""All variables that are read of a workload's environment."""
+
+STAGE_RULES = (
+    "annotation:joulebook.io/stage",
+    "label:joulebook.io/stage",
+    "comment",
+    f"env:{STAGE_VARIABLE}",
+)
+"""Where the author of a run states its stage; the first match wins."""
+
 POD_LABELS = (
     "training.kubeflow.org/job-name",
     "jobset.sigs.k8s.io/jobset-name",
@@ -66,13 +79,17 @@ DEFAULT_RULES: tuple[str, ...] = (
 )
 """The order of `docs/experiments.md`; `[experiments] rules` replaces it."""
 
-_IN_COMMENT = re.compile(r"""(?:^|[\s;,])experiment=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
-_DATE = re.compile(
-    r"[-_.]?(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
-    r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?$"
+_IN_COMMENT = {
+    word: re.compile(rf"""(?:^|[\s;,]){word}=(?:"([^"]*)"|'([^']*)'|([^\s;,]+))""")
+    for word in ("experiment", "stage")
+}
+_DAY = (
+    r"(?:19|20)\d\d(?P<{0}>[-_.]?)(?:0[1-9]|1[0-2])(?P={0})(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_.T ]?[0-2]\d[-_.:h]?[0-5]\d(?:[-_.:]?[0-5]\d)?Z?)?"
 )
-_INDEX = re.compile(r"(?:[-_.#]\d{1,12}|\[[\d,:%-]+\])+$")
-_PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}\.\d{1,4})$")
+_DATE = re.compile(rf"^{_DAY.format('first')}[-_. ](?=.*[^\W\d_])|[-_.]?{_DAY.format('last')}$")
+_INDEX = re.compile(r"(?:[-_.#]\d{1,20}|\[[\d,:%-]+\])+$")
+_PART_OF_NAME = re.compile(r"(?:[^\W\d_]-[1-9]\d?|(?:[^\W\d_]|[-_])\d{1,3}(?:\.\d{1,4}){1,2})$")
 """`resnet-50`, `llama-3.1`: such numbers distinguish models, not runs."""
 
 _GIVEN = {"comment", "wckey", "label:joulebook.io/experiment"}
@@ -111,6 +128,16 @@ def choose(rules: Sequence[str], sources: Mapping[str, str]) -> str:
     return chosen(rules, sources).name
 
 
+def stage_of(sources: Mapping[str, str]) -> str:
+    """Return the stage of a run as its author stated it; empty: not stated."""
+    for rule in STAGE_RULES:
+        value = sources.get(rule, "")
+        stated = clean_label(_in_comment("stage", value) if rule == "comment" else value)
+        if stated and not is_reserved(stated):
+            return stated
+    return ""
+
+
 def decided(rules: Sequence[str], sources: Mapping[str, str], pending: frozenset[str]) -> bool:
     """Return whether no `pending` rule (which may still get a value) could change `choose`."""
     for rule in rules:
@@ -129,11 +156,15 @@ def _named(rule: str, value: str) -> str:
 
 def _said(rule: str, value: str) -> str:
     if rule == "comment":
-        found = _IN_COMMENT.search(value)
-        return next((g.strip() for g in found.groups() if g), "") if found else ""
+        return _in_comment("experiment", value)
     if rule == "job_name":
         return _stem(value.strip())
     return value.strip()
+
+
+def _in_comment(word: str, comment: str) -> str:
+    found = _IN_COMMENT[word].search(comment)
+    return next((g.strip() for g in found.groups() if g), "") if found else ""
 
 
 def _stem(name: str) -> str:

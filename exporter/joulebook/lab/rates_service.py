@@ -37,12 +37,11 @@ class RatesPages:
     def document(self, since_s: int) -> bytes:
         """Return all that is known of the time from `since_s` on, as JSON."""
         rates, offers = self._poller.current, self._poller.offers
-        price, carbon = (
-            _since(offers.get(quantity), since_s) for quantity in (Quantity.PRICE, Quantity.CARBON)
+        known = (
+            _since(offers.get(quantity), since_s)
+            for quantity in (Quantity.PRICE, Quantity.CARBON, Quantity.PUE)
         )
-        return msgspec.json.encode(
-            RatesDocument(VERSION, rates.currency, rates.zone, price, carbon)
-        )
+        return msgspec.json.encode(RatesDocument(VERSION, rates.currency, rates.zone, *known))
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """Return how the feeds do, as Prometheus text."""
@@ -76,7 +75,7 @@ class RatesPages:
     def ready(self) -> tuple[bool, str]:
         """Return whether every quantity that is configured is known now."""
         now = self._poller.current.at(int(self._now_s()))
-        known = {Quantity.PRICE: now.price, Quantity.CARBON: now.carbon}
+        known = now._asdict()
         lacking = [str(row.quantity) for row in self._poller.health() if not known[row.quantity]]
         return not lacking, f"not known: {', '.join(lacking)}" if lacking else "ready"
 

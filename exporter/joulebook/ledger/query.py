@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,21 +15,29 @@ import msgspec
 
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
-from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.energy.readings import REPLAYED, Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
-from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.dataset import ReportWorkload
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.decoding import converter
 from joulebook.errors import LedgerError
-from joulebook.ledger import charges, export, report_query, retention, schema, state
-from joulebook.ledger.report_query import WORKLOADS, workload
+from joulebook.ledger import charges, export, retention, schema, state
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
 
 _FOREVER_S = 1 << 62
+
+WORKLOADS = """
+SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
+       ended_utc_ns, gpu_count, evidence, extra, start, scheduler_start_s, named, stage, outcome
+FROM workloads
+"""
+
+_as_workload = converter(ReportWorkload)
 
 _MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
@@ -93,27 +101,27 @@ class LedgerReader:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self._path = Path(path).absolute()
+        self.path = Path(path).absolute()
         try:
-            if not self._path.stat().st_size:
+            if not self.path.stat().st_size:
                 raise FileNotFoundError
             # Asked, not tried: closing a descriptor of the file would drop the locks that another
             # connection in this process (the daemon's own) has on it.
-            if not os.access(self._path, os.R_OK):
+            if not os.access(self.path, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except FileNotFoundError as exc:
             raise LedgerError(
-                f"no ledger at {self._path}: check ledger.path; has the daemon run here?"
+                f"no ledger at {self.path}: check ledger.path; has the daemon run here?"
             ) from exc
         except OSError as exc:
             raise LedgerError(
-                f"ledger {self._path} cannot be read ({exc.strerror}): run as root, or as a "
+                f"ledger {self.path} cannot be read ({exc.strerror}): run as root, or as a "
                 "member of its group"
             ) from exc
         try:
-            self._conn = schema.connect(self._path, "ro")
+            self._conn = schema.connect(self.path, "ro")
         except sqlite3.Error as exc:
-            raise retention.explain(exc, self._path, writing=False) from exc
+            raise retention.explain(exc, self.path, writing=False) from exc
         try:
             self._refuse_old()
         except BaseException:
@@ -144,7 +152,7 @@ class LedgerReader:
         glob = pattern.replace("[", "[[]")
         globs = [glob] if "*" in glob or "?" in glob else [glob, f"{glob}_*", f"{glob}.r[0-9]*"]
         found: dict[int, ReportWorkload] = {}
-        with self._view() as conn:
+        with self.view() as conn:
             for each in globs:
                 for row in conn.execute(
                     f"{_MATCHING} ORDER BY id DESC LIMIT ?", (each, each, limit)
@@ -157,7 +165,7 @@ class LedgerReader:
 
         Empty if there is none; several if a name was reused, or another scheduler uses it, too.
         """
-        with self._view() as conn:
+        with self.view() as conn:
             if isinstance(name, WorkloadId):
                 rows = conn.execute(_IDENTIFIED, name).fetchall()
             else:
@@ -165,17 +173,21 @@ class LedgerReader:
             return tuple(_totals(conn, row) for row in rows)
 
     def booked_to_utc_ns(self, meters: Collection[Meter]) -> int:
-        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known."""
-        with self._view() as conn:
+        """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known.
+
+        Without any: up to when anything is.
+        """
+        with self.view() as conn:
             anchor = state.read_anchor(conn)
             bases = {each.meter: each.base.t_ns for each in state.read_meters(conn)}
-        if anchor is None or not meters or not bases.keys() >= set(meters):
+        if anchor is None or not bases or not bases.keys() >= set(meters):
             return 0
-        return min(bases[meter] for meter in meters) + anchor.utc_offset_ns
+        booked_ns = min((bases[meter] for meter in meters), default=max(bases.values()))
+        return booked_ns + anchor.utc_offset_ns
 
     def balance_check(self) -> tuple[MeterBalance, ...]:
         """Return each meter's books against the sum of its postings; reads all of the ledger."""
-        with self._view() as conn:
+        with self.view() as conn:
             rows = conn.execute(_BALANCES).fetchall()
             booked = {each.meter: each.booked_uj for each in state.read_meters(conn)}
             posted = {
@@ -193,7 +205,7 @@ class LedgerReader:
         Workloads go by the labels that the ledger knows now. Every time zone's midnight lies on
         a quarter hour.
         """
-        with self._view() as conn:
+        with self.view() as conn:
             return {
                 Remainder(remainder) if remainder else Labels(*labels): energy_uj
                 for remainder, *labels, energy_uj in conn.execute(_SINCE, (since_s,))
@@ -201,34 +213,18 @@ class LedgerReader:
 
     def bills_by_owner(self, since_s: int) -> dict[Labels | Remainder, Charges]:
         """Return what was charged since `since_s`, like `since_by_owner`."""
-        with self._view() as conn:
+        with self.view() as conn:
             return charges.by_owner(conn, since_s, _FOREVER_S)
-
-    def account(
-        self, since_s: int, until_s: int, wanted: Selection | None = None, node: str = ""
-    ) -> ReportData:
-        """Return all that a report needs of the quarter hours in [since, until), in one view.
-
-        A ledger does not know its node's name: postings carry the one that is given.
-        """
-        source = f"ledger of {node}" if node else f"ledger {self._path}"
-        with self._view() as conn:
-            return report_query.read(conn, source, node, since_s, until_s, wanted or Selection())
-
-    def workloads(self, wanted: Selection) -> tuple[ReportWorkload, ...]:
-        """Return the workloads that are selected, also those that nothing was booked to."""
-        with self._view() as conn:
-            return report_query.workloads(conn, wanted)
 
     def ledger_id(self) -> str:
         """Return the id of this ledger and its copies."""
-        with self._view() as conn:
+        with self.view() as conn:
             ((found,),) = conn.execute("SELECT ledger_id FROM ledger").fetchall()
             return str(found)
 
     def charge_check(self) -> tuple[ChargeBalance, ...]:
         """Return the totals of charges against the rows on record, which must be equal."""
-        with self._view() as conn:
+        with self.view() as conn:
             booked, rows = state.read_charges(conn), charges.totals(conn)
         return tuple(
             ChargeBalance(charge, booked.get(charge, NOTHING), rows.get(charge, NOTHING))
@@ -239,45 +235,75 @@ class LedgerReader:
         self, node: str, cluster: str, since: int, ledger_id: str = "", limit: int = MAX_ROWS
     ) -> PostingsPage:
         """Return the rows numbered after `since`, for a collector; see `core/handover`."""
-        with self._view() as conn:
+        with self.view() as conn:
             return export.page(conn, node, cluster, since, ledger_id, limit)
 
     def meters(self) -> tuple[MeterState, ...]:
         """Return all meters as they are booked."""
-        with self._view() as conn:
+        with self.view() as conn:
             return state.read_meters(conn)
 
     def node_meters(self) -> dict[Meter, NodeMeter]:
         """Return the meters of the whole node, and what became of them."""
-        with self._view() as conn:
+        with self.view() as conn:
             return state.read_node_meters(conn)
 
     def models(self) -> dict[Meter, str]:
         """Return the model of each device, if known."""
-        with self._view() as conn:
+        with self.view() as conn:
             return state.read_models(conn)
 
     def _refuse_old(self) -> None:
-        with self._view() as conn:
-            found, known = schema.version(conn, self._path), len(schema.steps(schema.MIGRATIONS))
+        with self.view() as conn:
+            found, known = schema.version(conn, self.path), len(schema.steps(schema.MIGRATIONS))
         if found < known:
             raise LedgerError(
-                f"ledger {self._path} has schema {found}, but this version needs {known}: start "
+                f"ledger {self.path} has schema {found}, but this version needs {known}: start "
                 "the daemon of this version once to upgrade it"
             )
 
     @contextmanager
-    def _view(self) -> Iterator[sqlite3.Connection]:
+    def view(self) -> Iterator[sqlite3.Connection]:
+        """Begin a transaction of reads. Raises `LedgerError`, also for values that cannot be."""
         try:
             self._conn.execute("BEGIN")
             yield self._conn
         except sqlite3.Error as exc:
-            raise retention.explain(exc, self._path, writing=False) from exc
+            raise retention.explain(exc, self.path, writing=False) from exc
         except (msgspec.MsgspecError, ValueError) as exc:
-            raise retention.corrupt(self._path, str(exc)) from exc
+            raise retention.corrupt(self.path, str(exc)) from exc
         finally:
             # At once: an old view holds back the write-ahead log.
             schema.roll_back(self._conn)
+
+
+def played(conn: sqlite3.Connection) -> frozenset[Meter]:
+    """Return the meters that were played from a recorded trace."""
+    return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
+
+
+def workload(row: Iterable[object]) -> ReportWorkload:
+    """Return a row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
+    _, scheduler, name, display, called, user, account, experiment, *rest = row
+    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
+    scheduler_start_s, named, stage, outcome = rest
+    return _as_workload(
+        {
+            "id": (scheduler, name, start),
+            "display": display,
+            "name": called,
+            "labels": (user, account, experiment),
+            "started_utc_ns": started_utc_ns,
+            "ended_utc_ns": ended_utc_ns,
+            "gpu_count": gpu_count,
+            "evidence": evidence,
+            "extra": msgspec.json.decode(str(extra)),
+            "scheduler_start_s": scheduler_start_s,
+            "named": bool(named),
+            "stage": stage,
+            "outcome": outcome,
+        }
+    )
 
 
 def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals:
@@ -302,5 +328,5 @@ def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals
         charges.of_workload(conn, row[0]),
         first_s=min(quarters, default=None),
         last_s=max(quarters) + _QUARTER_S if quarters else None,
-        replayed=not report_query.played(conn).isdisjoint(by_meter),
+        replayed=not played(conn).isdisjoint(by_meter),
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
-from joulebook.core.energy.readings import REPLAYED, Meter
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -19,15 +18,9 @@ from joulebook.core.report.dataset import (
     replay_warning,
     subject_of,
 )
-from joulebook.decoding import converter
 from joulebook.ledger import charges, state
+from joulebook.ledger.query import WORKLOADS, LedgerReader, played, workload
 from joulebook.units import NS_PER_S
-
-WORKLOADS = """
-SELECT id, scheduler, workload, display, name, user, account, experiment, started_utc_ns,
-       ended_utc_ns, gpu_count, evidence, extra, start, scheduler_start_s, named, stage, outcome
-FROM workloads
-"""
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
@@ -41,19 +34,39 @@ SELECT component, name, reason, t0_utc_ns, t1_utc_ns
 FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns < ?
 """
 
-_as_workload = converter(ReportWorkload)
+EVERYTHING = Selection()
 
 _LATEST_NS = (1 << 63) - 1
 
 _COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
 
 
-def read(
+def account(
+    reader: LedgerReader,
+    since_s: int,
+    until_s: int,
+    wanted: Selection = EVERYTHING,
+    node: str = "",
+) -> ReportData:
+    """Return all that a report needs of the quarter hours in [since, until), in one view.
+
+    A ledger does not know its node's name: postings carry the one that is given. Raises
+    `LedgerError`.
+    """
+    source = f"ledger of {node}" if node else f"ledger {reader.path}"
+    with reader.view() as conn:
+        return _read(conn, source, node, since_s, until_s, wanted)
+
+
+def workloads(reader: LedgerReader, wanted: Selection) -> tuple[ReportWorkload, ...]:
+    """Return the workloads that are selected, also those that nothing was booked to."""
+    with reader.view() as conn:
+        return tuple(each for _, each in _workloads(conn, *_chosen(wanted)))
+
+
+def _read(
     conn: sqlite3.Connection, source: str, node: str, since_s: int, until_s: int, wanted: Selection
 ) -> ReportData:
-    """The account of [since, until), in the caller's transaction. Raises `sqlite3.Error`, and
-    `msgspec.MsgspecError` or `ValueError` for values that cannot be.
-    """
     clause, chosen = _chosen(wanted)
     ((cluster,),) = conn.execute("SELECT cluster FROM ledger").fetchall()
     within: tuple[int | str, ...] = (since_s, until_s, *chosen)
@@ -88,40 +101,6 @@ def read(
         warnings=replay_warning(source, replayed & {posting.meter for posting in postings}),
         replayed=frozenset((node, meter) for meter in replayed),
         audits={(node, each.meter): each.shown_audit for each in state.read_meters(conn)},
-    )
-
-
-def workloads(conn: sqlite3.Connection, wanted: Selection) -> tuple[ReportWorkload, ...]:
-    """The workloads that are selected, in the caller's transaction. Raises as `read` does."""
-    return tuple(each for _, each in _workloads(conn, *_chosen(wanted)))
-
-
-def played(conn: sqlite3.Connection) -> frozenset[Meter]:
-    """Return the meters that were played from a recorded trace."""
-    return frozenset(m.meter for m in state.read_meters(conn) if m.base.epoch == REPLAYED)
-
-
-def workload(row: Iterable[object]) -> ReportWorkload:
-    """Return a row of `WORKLOADS`. Raises `msgspec.MsgspecError` for one that cannot be."""
-    _, scheduler, name, display, called, user, account, experiment, *rest = row
-    started_utc_ns, ended_utc_ns, gpu_count, evidence, extra, start, *rest = rest
-    scheduler_start_s, named, stage, outcome = rest
-    return _as_workload(
-        {
-            "id": (scheduler, name, start),
-            "display": display,
-            "name": called,
-            "labels": (user, account, experiment),
-            "started_utc_ns": started_utc_ns,
-            "ended_utc_ns": ended_utc_ns,
-            "gpu_count": gpu_count,
-            "evidence": evidence,
-            "extra": msgspec.json.decode(str(extra)),
-            "scheduler_start_s": scheduler_start_s,
-            "named": bool(named),
-            "stage": stage,
-            "outcome": outcome,
-        }
     )
 
 

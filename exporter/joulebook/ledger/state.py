@@ -163,10 +163,10 @@ def rekey(conn: sqlite3.Connection) -> None:
 
     A key that has got another part would else be another key. Raises as `read` does.
     """
+    decoders = {kind: field.key for kind, field in FIELDS.items()} | {_RUNNING: _workload_key}
     for kind, key in conn.execute("SELECT kind, key FROM state").fetchall():
-        field = FIELDS.get(kind)
-        if field is not None and field.key is not None:
-            now = (_encode(field.key.decode(key)), kind, key)
+        if (decoder := decoders.get(kind)) is not None:
+            now = (_encode(decoder.decode(key)), kind, key)
             conn.execute("UPDATE state SET key = ? WHERE kind = ? AND key = ?", now)
 
 

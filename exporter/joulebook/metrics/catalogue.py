@@ -57,6 +57,10 @@ _OF_ENERGY = (
         "watts", (*WORKLOAD, "component"), adds=True),
     counter("workload_gpu_seconds", "GPU time held by a workload (share held x time).",
         "seconds", WORKLOAD),
+    gauge("workload_coverage_ratio",
+        "Share of the GPU time held by a workload for which its energy is known; only if below "
+        "0.995: its energy is then a lower bound.",
+        "ratio", WORKLOAD, stability=Stability.BETA),
     counter("workload_idle_gpu_seconds",
         "GPU time held by a workload while the GPUs were idle.", "seconds", WORKLOAD),
     counter("workload_tensor_seconds",

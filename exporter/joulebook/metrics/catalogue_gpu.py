@@ -77,7 +77,8 @@ DEVICE_COUNTERS = {
     for metric in (
         counter("gpu_xid_errors",
             "Xid errors that the driver reported since the daemon began, by number; the series "
-            "appears with the first.", labels=(*GPU, "xid"), stability=Stability.BETA),
+            "appears with the first. A fourth number and more of a GPU count as `other`.",
+            labels=(*GPU, "xid"), stability=Stability.BETA),
         counter("gpu_ecc_errors", "Memory errors over the life of the GPU, by kind.",
             labels=(*GPU, "kind"), stability=Stability.BETA),
         counter("gpu_remapped_rows", "Rows of memory that were remapped, by kind of error.",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from joulebook.core.attribution import gpu, host, other
+from joulebook.core.attribution import gpu, host
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
 from joulebook.core.ledger.state import Books
 from joulebook.core.report.footprint import peaks_of
+from joulebook.core.report.tally import ENOUGH
 from joulebook.metrics import costs, node_meters
 from joulebook.metrics.catalogue import (
     BY_NAME,
@@ -19,9 +21,16 @@ from joulebook.metrics.catalogue import (
     SENSOR_ERROR_REASONS,
 )
 from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
-from joulebook.metrics.derived import UNKNOWN, Derived, joules, pending_uj, seconds, unexposed_uj
+from joulebook.metrics.derived import (
+    UNKNOWN,
+    Derived,
+    ProcessStats,
+    joules,
+    pending_uj,
+    seconds,
+    unexposed_uj,
+)
 from joulebook.metrics.metric import Metric
-from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.units import MW_PER_W
 
@@ -96,6 +105,12 @@ def _workload_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iter
     for shown in scene.workloads.values():
         if (amount := shown.balance.get(Component.GPU)) is not None:
             yield shown.identity, seconds(time_ns(amount))
+
+
+def _workload_coverage(scene: Derived) -> Iterator[Sample]:
+    for key, shown in scene.workloads.items():
+        if (share := scene.coverage(key)) is not None and share < ENOUGH:
+            yield shown.identity, math.floor(share * 1000) / 1000
 
 
 def _workload_tensor_time(scene: Derived) -> Iterator[Sample]:
@@ -177,7 +192,7 @@ def _evidence(scene: Derived) -> Iterator[Sample]:
     if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
         known[host.EVIDENCE] = 0
     if scene.books.node_meters:
-        known[other.EVIDENCE] = 0
+        known[host.OTHER_EVIDENCE] = 0
     for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 
@@ -261,6 +276,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_workload_energy_joules_total": partial(_workloads, lambda a: a.energy_uj),
     "joulebook_workload_idle_energy_joules_total": partial(_workloads, lambda a: a.idle_uj),
     "joulebook_workload_power_watts": _workload_power,
+    "joulebook_workload_coverage_ratio": _workload_coverage,
     "joulebook_workload_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.held_ns),
     "joulebook_workload_idle_gpu_seconds_total": partial(_workload_gpu_time, lambda a: a.idle_ns),
     "joulebook_workload_tensor_seconds_total": _workload_tensor_time,

@@ -2,9 +2,8 @@
 
 Names, units and help (except for the energy) are those of `default-counters.csv` of dcgm-exporter
 4.8, labels those of its template (`Hostname`; with `dcgm-hostname` the newer `hostname` instead):
-https://github.com/NVIDIA/dcgm-exporter. Left out are FB_RESERVED (in its newest files alone),
-NVLINK_BANDWIDTH_TOTAL, whose unit depends on the version of DCGM, VGPU_LICENSE_STATUS, and, before
-Hopper, PROF fields: NVML does not tell them. None of this is for accounting.
+https://github.com/NVIDIA/dcgm-exporter. `ABSENT` lists what NVML does not tell. None of this is for
+accounting.
 """
 
 from __future__ import annotations
@@ -72,6 +71,7 @@ _GAUGES = tuple(
         ("ENC_UTIL", "Encoder utilization (in %).", "encoder_utilization_ratio", _percent),
         ("DEC_UTIL", "Decoder utilization (in %).", "decoder_utilization_ratio", _percent),
         ("FB_USED", "Framebuffer memory used (in MiB).", "memory_used_bytes", _mib),
+        ("FB_RESERVED", "Framebuffer memory reserved (in MiB).", "memory_reserved_bytes", _mib),
         ("MEMORY_TEMP", "Memory temperature (in C).", "memory_temperature_celsius", round),
         (
             "ROW_REMAP_FAILURE",
@@ -140,6 +140,14 @@ METRICS = (
 )  # fmt: skip
 """All metrics of this module, in order."""
 
+ABSENT = {
+    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL": "its unit depends on the version of DCGM; "
+    "`joulebook_gpu_nvlink_bytes_total` has bytes",
+    "DCGM_FI_DEV_VGPU_LICENSE_STATUS": "a host has no license of a virtual GPU",
+    "DCGM_FI_PROF_*": "before Hopper: NVML has no GPM there",
+}
+"""The default counters that are not there, and why."""
+
 
 def collect_dcgm(view: Snapshot, *, newer_hostname: bool = False) -> list[Family]:
     """Return the compatible families of a snapshot, with label `Hostname`, or newer `hostname`.
@@ -164,7 +172,14 @@ def collect_dcgm(view: Snapshot, *, newer_hostname: bool = False) -> list[Family
         for metric, key, convert in _GAUGES
     ]
     free = [
-        (labels, _mib(status.values["memory_total_bytes"] - status.values["memory_used_bytes"]))
+        (
+            labels,
+            _mib(
+                status.values["memory_total_bytes"]
+                - status.values["memory_used_bytes"]
+                - status.values.get("memory_reserved_bytes", 0)
+            ),
+        )
         for labels, status in gpus
         if {"memory_total_bytes", "memory_used_bytes"} <= status.values.keys()
     ]

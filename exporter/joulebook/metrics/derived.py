@@ -3,21 +3,28 @@
 Energy that was read and is in no counter yet is pending, so that a node's counters always add up:
 
 meters = experiments + unexposed + remainders + pending      (integers, before quantising)
+
+The daemon's own use is from `/proc/self` (60 us): prometheus-client has a collector of the same,
+but importing it costs 3 MiB.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+import msgspec
+
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.attribution.host import COMPONENTS
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Balance
 from joulebook.core.ledger.series import OVERFLOW, pool_id
 from joulebook.core.ledger.state import Books, ExperimentState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.process import ProcessStats
 from joulebook.metrics.snapshot import DeviceStatus, Snapshot
 from joulebook.units import NS_PER_S, UJ_PER_J
 
@@ -178,6 +185,28 @@ class Derived:
             )
         return shown
 
+    def coverage(self, key: WorkloadId) -> float | None:
+        """Return the share of the GPU time held by a workload for which its energy is known.
+
+        `None`: that is not known. It holds as many GPUs as it was given from its start to its end,
+        or until now; parts of GPUs are left out, since they may change.
+        """
+        state = self.books.workloads[key]
+        facts = state.facts
+        is_held = facts.evidence not in {"", Evidence.PROCESSES.label}
+        if not is_held or state.shared or not facts.gpu_count or not facts.started_ns:
+            return None
+        ends_ns = []
+        for meter in self.held.get(key, ()):
+            if meter.component is Component.GPU and (read := self.books.meters.get(meter)):
+                ends_ns.append(read.gap_to_ns if read.gap_reason else read.base.t_ns)
+        until_ns = min(ends_ns, default=state.ended_ns or 0)
+        if state.ended_ns is not None:
+            until_ns = min(until_ns, state.ended_ns)
+        held_ns = facts.gpu_count * (until_ns - facts.started_ns)
+        amount = state.balance.get(Component.GPU, ZERO)
+        return min(amount.held_ns / held_ns, 1.0) if held_ns > 0 else None
+
     @cached_property
     def experiments(self) -> Mapping[Labels, Balance]:
         """The experiments as they are shown, with the components they have or will have."""
@@ -235,3 +264,40 @@ class Derived:
         if state.folded:
             return (OVERFLOW, OVERFLOW, *state.labels[:2], OVERFLOW)
         return (workload.scheduler, state.shown, *state.labels)
+
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class ProcessStats(msgspec.Struct, frozen=True, gc=False):
+    """Resource use of this process; `start_s` is its start in UTC seconds."""
+
+    cpu_s: float
+    resident_bytes: int
+    virtual_bytes: int
+    open_fds: int
+    start_s: float
+
+
+def process_stats(proc: Path = Path("/proc")) -> ProcessStats | None:
+    """Read the statistics (proc(5)); `None` if `proc` does not have them."""
+    try:
+        # The command name, in parentheses, may itself contain spaces and parentheses.
+        fields = (proc / "self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return ProcessStats(
+            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+            resident_bytes=int(fields[21]) * _PAGE_BYTES,
+            virtual_bytes=int(fields[20]),
+            open_fds=len(os.listdir(proc / "self/fd")),  # noqa: PTH208 - no path for each
+            start_s=_booted_s(proc) + int(fields[19]) / _TICKS_PER_S,
+        )
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+@cache
+def _booted_s(proc: Path) -> int:
+    """When the machine was booted; asked once, for the file lists every interrupt before that."""
+    lines = (proc / "stat").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("btime ")).split()[1])

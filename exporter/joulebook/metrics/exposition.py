@@ -19,9 +19,9 @@ from typing import NamedTuple
 from joulebook.core.sanitize import clean
 from joulebook.metrics.collector import Family, collect
 from joulebook.metrics.dcgm import collect_dcgm
+from joulebook.metrics.derived import process_stats
 from joulebook.metrics.metric import Kind, Metric
 from joulebook.metrics.page.page import render_page
-from joulebook.metrics.process import process_stats
 from joulebook.metrics.snapshot import Snapshot
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

@@ -28,10 +28,10 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
 from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import HISTORY_POINTS, Snapshot
-from joulebook.node import counters
+from joulebook.node import health
 from joulebook.node.day_totals import DayTotals
 from joulebook.node.parts import Parts
-from joulebook.node.sharing import sharing
+from joulebook.node.sharing import is_shared, sharing
 from joulebook.node.workload_sources import ProcessOwners, WorkloadSources
 from joulebook.units import NS_PER_S, s_from_ns
 
@@ -75,7 +75,8 @@ class Daemon:
         self._devices: dict[Meter, DeviceStatus] = {}
         self._statuses: tuple[DeviceStatus, ...] = ()
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_POINTS)
-        self._processes_due = self._newcomers_until = 0.0
+        self._is_shared = False
+        self._processes_due = 0.0
         self._tick_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -112,11 +113,9 @@ class Daemon:
             self._changed.clear()
             self._booked_at = began
         self._release()
-        if changed:
-            # Who has just come to a shared device may be gone before the next list is due.
-            self._newcomers_until = began + self._settings.process_interval_s
-        listed = began < self._newcomers_until or began >= self._processes_due
-        self._ask(began, processes=listed)
+        # Use splits the energy of a shared device, and a list is the use since the one before: what
+        # follows the last list with a process on it would be split by held share.
+        self._ask(began, processes=changed or self._is_shared or began >= self._processes_due)
         read = self._listen()
         if due:
             self._book()
@@ -158,6 +157,7 @@ class Daemon:
         before = self._books
         self._books, entry = advance(before, tick, self._parts.policy)
         self._readings, self._failures, self._resumed = [], [], False
+        self._is_shared = is_shared(self._books, self._devices, now_ns)
         self._say(before, entry, tick)
         self._parts.today.add(tick.utc_offset_ns + now_ns, entry, self._books)
         self._backlog = self._backlog.plus(entry)
@@ -169,8 +169,8 @@ class Daemon:
     def _say(self, before: Books, entry: Entry, tick: Tick) -> None:
         """Log what of a tick an administrator should know."""
         self._say_omissions(before)
-        counters.say_stalls(before, self._books)
-        counters.say_audits(before, self._books)
+        health.say_stalls(before, self._books)
+        health.say_audits(before, self._books)
         for fault in entry.faults:
             _once.failed(
                 fault, "booked to unknown_holder, since it cannot be attributed: %s", fault

@@ -1,16 +1,24 @@
-"""Whether the daemon does its work: what `/readyz` and `/healthz` answer.
+"""Whether the daemon and its counters work: `/readyz`, `/healthz`, systemd's watchdog, the log.
 
 Ready means that a tick lately read a sensor and reached the disk. Healthy is weaker: only a hang
 that nothing but a restart can end makes it fail, so that a supervisor restarts the daemon.
+Kubernetes polls `/healthz`; systemd expects a notification every half of `WatchdogSec`
+(sd_notify(3)).
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from joulebook.backoff import LastingThread
+from joulebook.core.energy.audit import Verdict
+from joulebook.core.ledger.state import Books
 from joulebook.node.sensor_thread import SensorThread
 
 log = logging.getLogger(__name__)
@@ -116,3 +124,92 @@ class Health:
         if silent > HANG_S:
             return False, f"the tick loop has been silent for {silent:.0f} s"
         return True, "healthy"
+
+
+def say_audits(before: Books, after: Books) -> None:
+    """Log once if a counter's rate differs from its power, and when it recovers."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
+        is_wrong = state.audit.verdict is Verdict.WRONG
+        name = f"{meter.component} {meter.name}"
+        if is_wrong and not was_wrong:
+            log.warning(
+                "the energy counter of %s shows %.0f %% of the energy integrated from power: its "
+                "figures are off by as much (joulebook_counter_power_ratio). See the known "
+                "issues of its driver and firmware",
+                name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif was_wrong and not is_wrong:
+            log.info("the energy counter of %s agrees with its power again", name)
+
+
+def say_stalls(before: Books, after: Books) -> None:
+    """Log once when a counter is given up, and when it is used again."""
+    for meter, state in after.meters.items():
+        known = before.meters.get(meter)
+        if state.stalled == (known is not None and known.stalled):
+            continue
+        name = f"{meter.component} {meter.name}"
+        if state.stalled:
+            log.warning(
+                "the energy counter of %s hardly advances while power is drawn: its energy is "
+                "integrated from power (method integrated) until the counter advances again",
+                name,
+            )
+        else:
+            log.info("the energy counter of %s advances again and is used again", name)
+
+
+_PATIENCE_S = 0.5
+
+
+class ServiceManager:
+    """The service manager that started this process; silent if there is none."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """`NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are systemd's."""
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        usec = environ.get("WATCHDOG_USEC", "")
+        for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.every_s = int(usec) / 2e6 if usec.isdecimal() and len(usec) < 20 and for_us else 0.0
+        """Seconds from one sign of life to the next; 0: none is wanted."""
+
+    def say(self, state: str) -> bool:
+        """Send one message, like `READY=1`; whether it was taken is not for us to mend."""
+        if not self._address:
+            return False
+        # A leading @ stands for the abstract name space.
+        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                # A manager that does not read must not hold us up.
+                out.settimeout(_PATIENCE_S)
+                out.sendto(state.encode(), address)
+        except OSError as error:
+            log.debug("cannot notify the service manager of %s: %s", state, error)
+            return False
+        return True
+
+    @contextmanager
+    def reported(self, healthy: Callable[[], tuple[bool, str]]) -> Iterator[None]:
+        """Notify readiness in the context, and liveness as long as `healthy` is true."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self.every_s):
+                well, why = healthy()
+                if well:
+                    self.say("WATCHDOG=1")
+                else:
+                    log.error("watchdog not notified: %s", why)
+
+        pulse = threading.Thread(target=beat, name="watchdog", daemon=True)
+        if self.every_s:
+            pulse.start()
+        self.say("READY=1")
+        try:
+            yield
+        finally:
+            done.set()
+            self.say("STOPPING=1")

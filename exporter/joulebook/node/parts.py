@@ -16,9 +16,9 @@ from joulebook.ledger.retention import Store
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
-from joulebook.node.privacy import Mask
 from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.workload_sources import Mask
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.usage import HostUsageReader
 

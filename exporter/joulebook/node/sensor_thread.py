@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from joulebook.clock import Clock
+from joulebook.core.energy.counter_steps import PAUSE_NS, Burst
 from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.errors import SensorError
 from joulebook.log import LogOnce
 from joulebook.metrics.snapshot import SensorHealth
-from joulebook.node.burst import PAUSE_NS, Burst
 from joulebook.node.sensors.contract import SUSPENDED, Pace, Paced, PollResult, Sensor
 from joulebook.units import NS_PER_S
 

@@ -49,6 +49,11 @@ def sharing(
     }
 
 
+def is_shared(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> bool:
+    """Return whether several hold or use one device now, so that their use splits its energy."""
+    return any(len(each.holders) > 1 for each in _seats(books, devices, now_ns))
+
+
 def _seats(books: Books, devices: Mapping[Meter, DeviceStatus], now_ns: int) -> Iterator[_Seats]:
     claims = by_meter(
         claim

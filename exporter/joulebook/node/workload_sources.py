@@ -3,16 +3,20 @@
 A source that raises is a bug of ours, often triggered by user input: it must not stop the meters or
 the other sources. Its evidence is then incomplete, so claims on record stay.
 
-The owner of a process on a device is looked up once in the process's life.
+The owner of a process on a device is looked up once in the process's life. Users' names are masked
+(`[privacy] users`) before anything is written or exposed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -20,9 +24,10 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.errors import ConfigError
 from joulebook.log import LogOnce
-from joulebook.node.privacy import Mask
 from joulebook.node.workloads.contract import (
+    FAULT,
     Before,
     Boundary,
     CountsHostUsage,
@@ -30,7 +35,7 @@ from joulebook.node.workloads.contract import (
     UsageGroup,
     WorkloadSource,
 )
-from joulebook.node.workloads.rejections import FAULT
+from joulebook.untrusted_files import read_secret, shown_path
 
 MAX_OWNERS = 10_000
 """The most processes whose owner is cached; far more than run on one node's GPUs."""
@@ -181,3 +186,40 @@ class WorkloadSources:
             )  # fmt: skip
         else:
             _once.recovered(key, "%s works again (%s)", source.name, asked)
+
+
+Mask = Callable[[str], str]
+
+HASH_CHARACTERS = 16
+SHORTEST_KEY_BYTES = 16
+
+
+def mask(users: str, key_file: str) -> Mask:
+    """Return how names are treated: `plain` as they are, `hmac` as a keyed hash, `none` not at all.
+
+    The same key on every node of a site gives the same hash, so that a user's jobs still add up.
+    Raises `ConfigError` if the key cannot be used.
+    """
+    if users == "plain":
+        return lambda user: user
+    if users == "none":
+        return lambda user: ""
+    try:
+        key = read_secret(Path(key_file)).strip()
+    except OSError as e:
+        raise ConfigError(
+            f"privacy.key_file: {shown_path(key_file)}: cannot be read: {e.strerror}; users = "
+            f'"{users}" needs a file with at least {SHORTEST_KEY_BYTES} random bytes'
+        ) from e
+    if len(key) < SHORTEST_KEY_BYTES:
+        raise ConfigError(
+            f"privacy.key_file = {key_file!r}: {len(key)} bytes; expected at least "
+            f"{SHORTEST_KEY_BYTES} random bytes, the same on every node"
+        )
+
+    def hashed(user: str) -> str:
+        if not user:
+            return ""
+        return hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:HASH_CHARACTERS]
+
+    return hashed

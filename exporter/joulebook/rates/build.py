@@ -9,10 +9,20 @@ from typing import NamedTuple
 from joulebook.config import Config
 from joulebook.config.rates import Rates
 from joulebook.core.money.amounts import Charge, Item
-from joulebook.core.money.rates import Point, RateSet, StepCurve, overlay
-from joulebook.errors import FeedEmpty, FeedError
+from joulebook.core.money.rates import (
+    UL_PER_KWH,
+    UL_PER_L,
+    Point,
+    Quality,
+    RateSet,
+    StepCurve,
+    overlay,
+    whole,
+)
+from joulebook.errors import ConfigError, FeedEmpty, FeedError
 from joulebook.rates.cache import Cache
 from joulebook.rates.contract import DAY_S, Quantity, sift
+from joulebook.rates.feeds.csv import CsvFile
 from joulebook.rates.poller import Poller
 from joulebook.rates.sources import Feed, basis, feeds
 
@@ -46,10 +56,30 @@ def rates_of(rates: Rates, environ: Mapping[str, str], t0_s: int, t1_s: int) -> 
         known.zone,
         curves.get(Quantity.PRICE, StepCurve()),
         curves.get(Quantity.CARBON, StepCurve()),
-        known.pue,
+        curves.get(Quantity.PUE, known.pue),
         known.hardware,
     )
     return KnownRates(found, problems)
+
+
+def water_of(rates: Rates) -> dict[Quantity, StepCurve]:
+    """Return the curves of water that are set. Raises `ConfigError` for a file."""
+    found = {}
+    water = rates.water
+    for quantity, number, file, source in (
+        (Quantity.WATER_SITE, water.site_l_per_kwh, water.site_file, water.site_source),
+        (Quantity.WATER_GRID, water.grid_l_per_kwh, water.grid_file, water.grid_source),
+    ):
+        if file:
+            try:
+                found[quantity] = StepCurve(CsvFile(Path(file), quantity, "").fetch(0, 0))
+            except FeedError as error:
+                raise ConfigError(f"rates.water: {error}") from None
+        elif number is not None:
+            value = whole(number, UL_PER_L)
+            point = Point(0, value, UL_PER_KWH, source, Quality.ESTIMATED)
+            found[quantity] = StepCurve((point,))
+    return found
 
 
 def _points(feed: Feed, currency: str, t0_s: int, t1_s: int) -> Iterator[tuple[Point, ...]]:
@@ -80,7 +110,7 @@ def make_poller(config: Config, environ: Mapping[str, str], *, read_only: bool =
 def charges(rates: Rates) -> frozenset[Charge]:
     """Return the items to charge: those with all their settings."""
     found = set()
-    if rates.pue is not None:
+    if rates.has_pue:
         if rates.price.kind != "none":
             found.add(Charge(Item.ELECTRICITY, rates.currency))
         if rates.carbon.kind != "none":

@@ -29,7 +29,18 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from joulebook.core.money.rates import NANO, UG_PER_G, UG_PER_KWH, Point, nano_per_kwh, whole
+from joulebook.core.money.rates import (
+    NANO,
+    PPM,
+    RATIO_PPM,
+    UG_PER_G,
+    UG_PER_KWH,
+    UL_PER_KWH,
+    UL_PER_L,
+    Point,
+    nano_per_kwh,
+    whole,
+)
 from joulebook.core.sanitize import one_line
 from joulebook.errors import FeedDenied, FeedWrong
 from joulebook.untrusted_files import read_secret, shown_path
@@ -47,6 +58,11 @@ class Quantity(StrEnum):
 
     PRICE = "price"
     CARBON = "carbon"
+    PUE = "pue"
+    WATER_SITE = "water_site"
+    """Water per IT energy."""
+    WATER_GRID = "water_grid"
+    """Water per facility energy."""
 
 
 class Plan(NamedTuple):
@@ -169,19 +185,45 @@ def grams_ug(value: float | Decimal | str, where: str) -> int:
     return _whole(value, Decimal(UG_PER_G), where)
 
 
+class _Bounds(NamedTuple):
+    """The unit of a quantity, units of it to one as people write it, and what is plausible."""
+
+    unit: str
+    per: int
+    least: int
+    most: int
+
+
+_BOUNDS = {
+    Quantity.CARBON: _Bounds(UG_PER_KWH, UG_PER_G, 0, G_PER_KWH_MAX),
+    Quantity.PUE: _Bounds(RATIO_PPM, PPM, 1, 10),
+    Quantity.WATER_SITE: _Bounds(UL_PER_KWH, UL_PER_L, 0, 100),
+    Quantity.WATER_GRID: _Bounds(UL_PER_KWH, UL_PER_L, 0, 100),
+}
+
+
 def unit_of(quantity: Quantity, currency: str) -> str:
     """Return the unit that points of a quantity are in."""
-    return UG_PER_KWH if quantity is Quantity.CARBON else nano_per_kwh(currency)
+    return nano_per_kwh(currency) if quantity is Quantity.PRICE else _BOUNDS[quantity].unit
+
+
+def figure_of(text: str, quantity: Quantity, where: str) -> int:
+    """Return a figure of any quantity but a price as points have it.
+
+    Raises `FeedWrong` if it is no number.
+    """
+    return _whole(text, Decimal(_BOUNDS[quantity].per), where)
 
 
 def fault(point: Point, quantity: Quantity, currency: str) -> str:
     """Return the reason word for an implausible point; empty if plausible."""
     if point.unit != unit_of(quantity, currency):
         return "unit"
-    if quantity is Quantity.CARBON:
+    if quantity is not Quantity.PRICE:
+        _, per, least, most = _BOUNDS[quantity]
         if point.value < 0:
             return "negative"
-        return "absurd" if point.value > G_PER_KWH_MAX * UG_PER_G else ""
+        return "" if least * per <= point.value <= most * per else "absurd"
     most = _PER_KWH_MAX * (1 if currency in _STRONG else _WEAK_FACTOR) * NANO
     return "absurd" if abs(point.value) > most else ""
 

@@ -274,7 +274,7 @@ class Poller:
             self._basis.zone,
             curves.get(Quantity.PRICE, StepCurve()),
             curves.get(Quantity.CARBON, StepCurve()),
-            self._basis.pue,
+            curves.get(Quantity.PUE, self._basis.pue),
             self._basis.hardware,
         )
         if fresh != self._current:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from joulebook.config.rates import CarbonSection, Hardware, Price, Rates, days_of, minutes_of
+from joulebook.config.rates import (
+    CarbonSection,
+    Hardware,
+    Price,
+    PueSection,
+    Rates,
+    days_of,
+    minutes_of,
+)
 from joulebook.core.money.rates import (
     NANO,
     PPM,
@@ -39,6 +47,9 @@ from joulebook.rates.tariff import Country, Fixed, Schedule, TariffWindow
 
 PRICE_TOKEN = "JOULEBOOK_RATES_PRICE_TOKEN"  # noqa: S105 - the name of a variable
 CARBON_TOKEN = "JOULEBOOK_RATES_CARBON_TOKEN"  # noqa: S105
+PUE_TOKEN = "JOULEBOOK_RATES_PUE_TOKEN"  # noqa: S105
+
+_Kind = Price | CarbonSection | PueSection
 
 
 class FeedContext(NamedTuple):
@@ -48,12 +59,12 @@ class FeedContext(NamedTuple):
     web: Web
     key: ApiKey
 
-    def zone(self, section: Price | CarbonSection) -> str:
+    def zone(self, section: _Kind) -> str:
         """Return the section's zone, else that of all."""
-        return section.zone or self.rates.zone
+        return getattr(section, "zone", "") or self.rates.zone
 
 
-def _pace(section: Price | CarbonSection, default: float) -> float:
+def _pace(section: _Kind, default: float) -> float:
     return default if section.every_s is None else section.every_s
 
 
@@ -121,6 +132,13 @@ CARBON: dict[str, Callable[[CarbonSection, FeedContext], RateSource]] = {
     ),
 }
 
+PUES: dict[str, Callable[[PueSection, FeedContext], RateSource]] = {
+    "csv": lambda p, _: CsvFile(Path(p.file), Quantity.PUE, "", _pace(p, 60)),
+    "server": lambda p, site: RatesServiceFeed(
+        site.web, p.url, Quantity.PUE, site.rates.currency, site.key, _pace(p, 300)
+    ),
+}
+
 
 class Feed(NamedTuple):
     """A source, and its configuration."""
@@ -143,12 +161,14 @@ def feeds(rates: Rates, environ: Mapping[str, str], web: Web | None = None) -> l
     if carbon.kind != "none":
         site = FeedContext(rates, web, _key(carbon.token_file, CARBON_TOKEN, environ))
         found.append(_feed(Quantity.CARBON, CARBON[carbon.kind](carbon, site), carbon, site))
+    if rates.pue_curve.kind != "none":
+        curve = rates.pue_curve
+        site = FeedContext(rates, web, _key(curve.token_file, PUE_TOKEN, environ))
+        found.append(_feed(Quantity.PUE, PUES[curve.kind](curve, site), curve, site))
     return found
 
 
-def _feed(
-    quantity: Quantity, source: RateSource, section: Price | CarbonSection, site: FeedContext
-) -> Feed:
+def _feed(quantity: Quantity, source: RateSource, section: _Kind, site: FeedContext) -> Feed:
     about = (section.kind, site.zone(section), section.url, site.rates.currency)
     return Feed(quantity, source, int(section.keep_s), "|".join(about))
 

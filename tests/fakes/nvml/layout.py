@@ -56,6 +56,7 @@ class Gpu:
     brand: int = 14
     memory_total_bytes: int = 40 << 30
     memory_used_bytes: int = 0
+    memory_reserved_bytes: int = 0
     temperature_c: int = 35
     graphics_mhz: int = 1410
     sm_mhz: int = 1410
@@ -92,6 +93,7 @@ class Gpu:
 
 A100 = Gpu(
     name="NVIDIA A100-SXM4-80GB",
+    memory_reserved_bytes=600 << 20,
     memory_total_bytes=80 << 30,
     pstate=0,
     pcie_generation=4,
@@ -116,6 +118,7 @@ A100 = Gpu(
 
 HOPPER = Gpu(
     name="NVIDIA H100 80GB HBM3",
+    memory_reserved_bytes=600 << 20,
     architecture=Architecture.HOPPER,
     compute_capability=(9, 0),
     memory_total_bytes=80 << 30,
@@ -235,7 +238,11 @@ class GpuStruct(ctypes.Structure):
         *((name, _U32) for name in ("reset_count", "step_count", "last_serial")),
         *((name, _U32) for name in ("pstate", "pcie_generation", "pcie_width", "xid_count")),
         ("xids", _U32 * LIMITS["MAX_XIDS"]),
-        *((name, _U64) for name in ("memory_total_bytes", "memory_used_bytes", "event_reasons")),
+        *(
+            (name, _U64)
+            for name in ("memory_total_bytes", "memory_used_bytes", "memory_reserved_bytes")
+        ),
+        *((name, _U64) for name in ("event_reasons",)),
         *((name, _I64) for name in ("tick_period_ns", "tick_jitter_ns", "tick_phase_ns")),
         *((name, _I64) for name in ("sample_period_ns", "process_period_ns")),
         ("tick_seed", _U64),
@@ -278,6 +285,7 @@ class ScenarioStruct(ctypes.Structure):
 
 COPIED = (
     *("architecture", "brand", "memory_total_bytes", "memory_used_bytes", "temperature_c"),
+    "memory_reserved_bytes",
     *("graphics_mhz", "sm_mhz", "memory_mhz", "video_mhz", "power_limit_mw", "enforced_limit_mw"),
     *(
         "module_extra_mw",

@@ -511,8 +511,9 @@ int nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, memory_v2_t *out)
     DEVICE(nvmlDeviceGetMemoryInfo_v2, ANY);
     if (out->version != (2u << 24 | sizeof *out))
         return VERSION_MISMATCH;
-    *out = (memory_v2_t){out->version, memory_total(&c), 0, memory_total(&c) - memory_used(&c),
-                         memory_used(&c)};
+    unsigned long long reserved = c.mig ? 0 : c.gpu.memory_reserved_bytes;
+    *out = (memory_v2_t){out->version, memory_total(&c), reserved,
+                         memory_total(&c) - memory_used(&c) - reserved, memory_used(&c)};
     return OK;
 }
 

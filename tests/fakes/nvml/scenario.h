@@ -115,7 +115,7 @@ struct gpu {
     uint32_t reset_count, step_count, last_serial;
     uint32_t pstate, pcie_generation, pcie_width; /* 0xffffffff: not supported */
     uint32_t xid_count, xids[MAX_XIDS];           /* all that ever happened, in order */
-    uint64_t memory_total_bytes, memory_used_bytes, event_reasons;
+    uint64_t memory_total_bytes, memory_used_bytes, memory_reserved_bytes, event_reasons;
     int64_t tick_period_ns, tick_jitter_ns, tick_phase_ns, sample_period_ns, process_period_ns;
     uint64_t tick_seed;
     struct meter gpm[GPM_METRICS]; /* by metric id; rate: percent, or MiB/s */

@@ -8,6 +8,7 @@ are in `shapes.py`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -115,6 +116,27 @@ class Machine:
         )
         return device
 
+    def partition(self, pci: str, renders: Sequence[int], *, function: bool = False) -> None:
+        """Cut an AMD card into partitions with these render nodes, of which the first is its own.
+
+        `function`: older kernels number them in the function of the address, not above it.
+        """
+        domain, bus, device = int(pci[:4], 16), int(pci[5:7], 16), int(pci[8:10], 16)
+        for part, render in enumerate(renders):
+            location = bus << 8 | device << 3 | (part if function else part << 28)
+            put(
+                self.root / f"sys/class/kfd/kfd/topology/nodes/{render}/properties",
+                f"simd_count 304\nlocation_id {location}\ndomain {domain}\n"
+                f"drm_render_minor {render}",
+            )
+            if part:
+                device_dir = self.root / f"sys/devices/platform/amdgpu_xcp_{render}"
+                (device_dir / f"drm/renderD{render}").mkdir(parents=True)
+                (device_dir / f"drm/card{render - 128}").mkdir()
+                for name in (f"renderD{render}", f"card{render - 128}"):
+                    (self.drm / name).mkdir(exist_ok=True)
+                    (self.drm / name / "device").symlink_to(device_dir)
+
     def intel(self, number: int, pci: str, *, driver: str, card_uj: int, idle_ms: int) -> Path:
         """A card of the xe or i915 driver; its device directory."""
         device = self._card(number, pci, "0x8086", "0x0bda", driver)
@@ -179,11 +201,22 @@ def put(path: Path, text: str) -> None:
     path.write_text(text if text.endswith("\n") else f"{text}\n")
 
 
-def gpu_metrics(revision: int, energy: int, *, power_w: int = 0, gfx: int = 0) -> bytes:
+_SIZES = {0: 80, 1: 96, 2: 104, 3: 120, 4: 304, 5: 376, 6: 1664, 7: 2208, 8: 3872}
+
+
+def gpu_metrics(
+    revision: int,
+    energy: int,
+    *,
+    power_w: int = 0,
+    gfx: int = 0,
+    parts: Sequence[Sequence[int]] = (),
+    is_early: bool = False,
+) -> bytes:
     """A `gpu_metrics` table of format 1, as amdgpu lays it out; what is not reported is all
-    ones.
+    ones. `parts`: the activity of each die of each partition. `is_early`: 1.6 of Linux 6.12.
     """
-    size = {0: 80, 1: 96, 2: 104, 3: 120, 4: 304, 5: 376, 6: 800, 7: 900, 8: 1000}[revision]
+    size = 384 if is_early else _SIZES[revision]
     table = bytearray(b"\xff" * size)
     struct.pack_into("<HBB", table, 0, size, 1, revision)
     if revision == 0:
@@ -192,6 +225,12 @@ def gpu_metrics(revision: int, energy: int, *, power_w: int = 0, gfx: int = 0) -
         struct.pack_into("<HHHHQ", table, 16, gfx, 0, 0, power_w, energy)
     else:
         struct.pack_into("<HHH", table, 10, power_w, gfx, 0)
-        offset = {4: 24, 5: 88, 6: 16, 7: 24, 8: 24}[revision]
+        offset = 88 if is_early else {4: 24, 5: 88, 6: 16, 7: 24, 8: 24}[revision]
         struct.pack_into("<Q", table, offset, energy)
+    if parts:
+        begin = {6: 312, 7: 344, 8: 344}[revision]
+        struct.pack_into("<H", table, begin - 6, len(parts))
+        for part, dies in enumerate(parts):
+            place = begin + part * {6: 168, 7: 232, 8: 440}[revision]
+            struct.pack_into(f"<{len(dies)}I", table, place, *dies)
     return bytes(table)

@@ -98,6 +98,7 @@ JOBS = (
     SampleJob("400", ((0, 1, 2), (2, 1, 1)), 900, 960),  # half of a GPU and a whole one
     SampleJob("500", ((0, 1, 1),), 1000, 1010, name=HOSTILE, labels=Labels(HOSTILE, "", "")),
     SampleJob("600", ((0, 1, 1),), 100, 110, end_is_told=False, evidence=Evidence.GPUSTAT),
+    SampleJob("700", (), 120, 130),  # no GPU
 )  # fmt: skip
 
 

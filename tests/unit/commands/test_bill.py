@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, OCTOBER_S, Node
 
 from joulebook import cli
 from joulebook.core.money.amounts import Exact
-from joulebook.lab.collected import ingest, rollup
+from joulebook.lab.collected import bills, ingest, months
 from joulebook.lab.collected.database import opened
-from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 KWH = UJ_PER_KWH
 
@@ -39,8 +40,6 @@ def october(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
 
 
 def collect(node: Node) -> None:
-    import os
-
     with opened(os.environ["JOULEBOOK_COLLECT_URL"], create=True) as database:
         found = ingest.places(database).get(("", "n1"), [])
         since = found[0].position if found else 0
@@ -324,7 +323,7 @@ def test_without_a_collected_ledger(
     monkeypatch.setenv("JOULEBOOK_COLLECT_URL", f"sqlite://{tmp_path}/none.db")
     assert run("bill") == 2
     assert "no collected ledger at" in capsys.readouterr().err
-    assert rollup.shown(rollup.after(202612)) == "2027-01"
+    assert months.shown(months.after(202612)) == "2027-01"
 
 
 def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,3 +347,63 @@ def test_a_recorded_trace_is_named(october: Node, capsys: pytest.CaptureFixture[
     assert found["recorded_trace"] is True
     assert run("job", "101", "--collected") == 0
     assert "from a recorded trace" in " ".join(capsys.readouterr().out.split())
+
+
+NOT_NULL = (
+    "BilledCost", "BillingAccountId", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart",
+    "ChargeCategory", "ChargeDescription", "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost",
+    "EffectiveCost", "InvoiceIssuerName", "ListCost", "ProviderName", "PublisherName",
+    "ServiceCategory", "ServiceName",
+)  # fmt: skip
+"""Columns that FOCUS 1.0 wants a value in (https://focus.finops.org, chapter 2)."""
+
+
+def test_rows_by_focus(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bill", "show", "2026-10", "--format", "focus") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows[0]) == 43
+    for row in rows:
+        assert all(row[name] for name in NOT_NULL), row
+        assert not any(value.startswith(("=", "+", "@")) for value in row.values())
+        assert row["BillingPeriodStart"] == "2026-10-01T00:00:00Z"
+        assert row["BillingPeriodEnd"] == "2026-11-01T00:00:00Z"
+        assert row["ChargeCategory"] in {"Usage", "Credit"}
+    assert sum(float(row["BilledCost"]) for row in rows) == pytest.approx(1.2)
+    nlp = next(row for row in rows if row["SubAccountId"] == "nlp")
+    assert nlp["BilledCost"] == "0.600000000"
+    assert (nlp["ConsumedQuantity"], nlp["ConsumedUnit"]) == ("3.000000000", "kWh")
+    assert json.loads(nlp["Tags"]) == {"user": "ada", "experiment": "bert"}
+
+
+def test_a_late_entry_is_a_correction_by_focus(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bill", "close", "2026-10", "--by", "test") == 0
+    october.burn(OCTOBER_S + 900, KWH, "101", Exact(0, 200_000_000), NS_PER_HOUR)
+    collect(october)
+    capsys.readouterr()
+    assert run("bill", "show", "2026-11", "--format", "focus") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["ChargeClass"] == "Correction"
+    assert row["ChargePeriodStart"] == "2026-10-01T00:00:00Z"
+    assert row["BillingPeriodStart"] == "2026-11-01T00:00:00Z"
+
+
+def test_what_is_not_measured_for_all_of_its_time_says_so(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    t0_ns = (OCTOBER_S + 900) * NS_PER_S
+    held = (("101", ("nlp", "ada", "bert"), 8), ("102", ("vision", "grace", "v"), 4))
+    for number, who, hours in held:
+        october.label(number, *who, started_utc_ns=t0_ns, ended_utc_ns=t0_ns + hours * NS_PER_HOUR)
+    collect(october)
+    with opened(os.environ["JOULEBOOK_COLLECT_URL"]) as database:
+        assert bills.short(database, 202610) == ["slurm/101"], "no other's quarter hours are read"
+        assert bills.short(database, 202610, "vision") == []
+    (partial,) = bill(capsys, "2026-10")["measured"]
+    assert partial == {"account": "nlp", "user": "ada", "experiment": "bert", "coverage": 0.75}
+    assert run("bill", "show", "2026-10") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "nlp/ada/bert: measured for 75 % of the GPU time held: energy, cost and CO2e are" in said
+    assert "vision/grace/v: measured" not in said
+    assert bill(capsys, "2026-10", "--account", "vision")["measured"] == []

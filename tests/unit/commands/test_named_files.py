@@ -61,7 +61,7 @@ WORDS = {
 }
 """What each command needs besides."""
 
-ASKED_FIRST = {"top", "mlflow", "doctor", "record"}
+ASKED_FIRST = {"top", "mlflow", "doctor", "record", "collect"}
 """Commands that have something else to complain of: there is no daemon, server or GPU."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.unit.lab.report.family import write_family
 from tests.unit.lab.report.worked import write_worked
 
 from joulebook.cli import main
@@ -156,3 +157,52 @@ def test_what_cannot_be_used_is_named(
 ) -> None:
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def published_as(rows: str, ledger: str = "ledger.db", *more: str) -> None:
+    words = ["report", "--ledger", f"n1={ledger}", "--format", "json", "--output", "other.json"]
+    assert main([*words, "--rows", rows, *more]) == 0
+
+
+def test_rows_as_parquet_prove_the_same(published: Published, capsys: Out) -> None:
+    published_as("rows.parquet", "ledger.db", "--experiment", "bert-base")
+    capsys.readouterr()
+    assert main(["verify", "other.json", "--rows", "rows.parquet"]) == 0
+    said = capsys.readouterr().out
+    assert "those of the statement, by its digest" in said
+    assert "recomputed, all equal" in said
+    assert "Months" not in said
+
+
+def test_one_microjoule_more_in_parquet_fails(published: Published, capsys: Out) -> None:
+    from pyarrow import array, parquet
+
+    published_as("rows.parquet", "ledger.db", "--experiment", "bert-base")
+    table = parquet.read_table("rows.parquet")
+    n = table.schema.get_field_index("energy_uj")
+    energies = table.column(n).to_pylist()
+    at = next(i for i, energy_uj in enumerate(energies) if energy_uj)
+    energies[at] += 1
+    changed = table.set_column(n, table.schema.field(n), array(energies, "int64"))
+    parquet.write_table(changed, "rows.parquet")
+    capsys.readouterr()
+    assert main(["verify", "other.json", "--rows", "rows.parquet"]) == 1
+    assert "rows.parquet: not the rows of this statement" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1"])
+def test_a_broken_parquet_file_is_named(published: Published, capsys: Out, content: bytes) -> None:
+    Path("broken.parquet").write_bytes(content)
+    capsys.readouterr()
+    assert main(["verify", "statement.json", "--rows", "broken.parquet"]) == 2
+    assert "broken.parquet: cannot be read as Parquet" in capsys.readouterr().err
+
+
+def test_of_rows_by_day_it_says_what_is_not_verified(published: Published, capsys: Out) -> None:
+    write_family(Path("family.db"))
+    published_as("rows.csv", "family.db", "--experiment", "family")
+    capsys.readouterr()
+    assert main(["verify", "other.json", "--rows", "rows.csv"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Months 2026-02, 2026-03: by day, since compacted. Sums and what was charged" in said
+    assert "recomputed, all equal" in said

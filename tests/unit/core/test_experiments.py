@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.core.experiments import DEFAULT_RULES, Choice, choose, chosen, decided, is_rule
+from joulebook.core.experiments import (
+    DEFAULT_RULES,
+    Choice,
+    choose,
+    chosen,
+    decided,
+    is_rule,
+    stage_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +54,13 @@ def test_the_first_rule_that_finds_a_name_wins(sources: dict[str, str], experime
         ("nightly-2026-11-30T02:15:00", "nightly"),
         ("nightly-20261130_3", "nightly"),
         ("nightly-eval-29933747", "nightly-eval"),
+        ("nightly-1764496800123", "nightly"),
+        ("20261130-nightly", "nightly"),
+        ("2026-11-30_nightly_7", "nightly"),
+        ("20261130T101112-gpt-2", "gpt-2"),
         ("20261130", "20261130"),
+        ("20261130-1", "20261130"),
+        ("net-v1.2.3", "net-v1.2.3"),
         ("resnet-50", "resnet-50"),
         ("resnet-18", "resnet-18"),
         ("gpt-2-20261130", "gpt-2"),
@@ -124,3 +138,19 @@ def test_it_is_decided_when_nothing_pending_comes_first() -> None:
 @given(st.dictionaries(st.sampled_from(DEFAULT_RULES), st.text(max_size=50)))
 def test_any_text_is_taken_without_a_fault(sources: dict[str, str]) -> None:
     assert isinstance(choose(DEFAULT_RULES, sources), str)
+
+
+@pytest.mark.parametrize(
+    ("sources", "stage"),
+    [
+        ({"comment": "experiment=bert stage=SFT"}, "SFT"),
+        ({"comment": 'stage="mid-training";experiment=x'}, "mid-training"),
+        ({"comment": "backstage=no"}, ""),
+        ({"env:JOULEBOOK_STAGE": " evaluation\n"}, "evaluation"),
+        ({"annotation:joulebook.io/stage": "RL", "label:joulebook.io/stage": "SFT"}, "RL"),
+        ({"label:joulebook.io/stage": "(all)", "comment": "stage=RL"}, "RL"),
+        ({"job_name": "stage=RL"}, ""),
+    ],
+)
+def test_the_author_states_the_stage_of_a_run(sources: dict[str, str], stage: str) -> None:
+    assert stage_of(sources) == stage

@@ -16,10 +16,10 @@ from tests.fakes.kube_api.server import FakeApi
 from joulebook.kubernetes_api import watch as watching
 from joulebook.kubernetes_api.server import ApiError, ApiServer, in_cluster
 from joulebook.kubernetes_api.watch import Watch
+from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.informer import REMEDIES, SliceTable, pods_of, slices_of
 from joulebook.node.workloads.kubernetes.pod_object import PodObject
-from joulebook.node.workloads.rejections import Rejections
 
 
 class Seen:

@@ -17,6 +17,7 @@ from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.money.accrual import ChargeState
 from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item, RateUsed
 from joulebook.core.money.rates import Quality
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.units import NS_PER_S
@@ -136,7 +137,7 @@ def test_what_was_read_and_is_not_booked_yet_is_not_said_to_be(
     store.commit(books, settling, Entry(), anchor(settling))
     with LedgerReader(path) as reader:
         assert reader.page("n1", "c", 0).booked_to_s == books.last_ns // NS_PER_S
-        assert reader.account(0, 1 << 40, node="n1").known_until_s == {
+        assert report_query.account(reader, 0, 1 << 40, node="n1").known_until_s == {
             "n1": books.last_ns // NS_PER_S
         }
 

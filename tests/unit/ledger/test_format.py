@@ -20,7 +20,7 @@ ORDER = {
     "Claim": "workload meter t0_ns t1_ns evidence parts of instance",
     "WorkloadId": "scheduler workload start",
     "WorkloadState": "facts balance seen_ns labels shown hold_left_ns ended_ns folded final_ns "
-    "held bill",
+    "held bill shared",
     "Labels": "user account experiment",
     "ExperimentState": "balance baseline hold_left_ns used_ns bill bill_baseline named exposed",
     "Charge": "item currency",
@@ -34,8 +34,8 @@ ORDER = {
     "processes after_outage breaks instances covers modelled hole_ns by_power parts "
     "utilization_pct tensor_ppm",
     "PowerSum": "since_ns t_ns power_mw energy_uj",
-    "Audit": "since load blocks learnt verdict ratio",
-    "Learnt": "ratio windows",
+    "Audit": "since load blocks learnt verdict ratio proven odd",
+    "Learnt": "ratio blocks",
     "WorkloadFacts": "id display name labels started_ns ended_ns complete gpu_count evidence "
     "extra scheduler_start_s named stage outcome named_ns",
     "Renamed": "now before from_ns earlier",

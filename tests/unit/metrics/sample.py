@@ -29,7 +29,7 @@ from joulebook.core.money.rates import (
     nano_per_kwh,
 )
 from joulebook.core.workloads import Allowance, Labels, WorkloadFacts, WorkloadId
-from joulebook.metrics.process import ProcessStats
+from joulebook.metrics.derived import ProcessStats
 from joulebook.metrics.snapshot import Build, RateFeed, SensorHealth, Snapshot
 from joulebook.units import NS_PER_S
 
@@ -86,6 +86,7 @@ PROCESS = ProcessStats(
 
 
 HEALTH = {
+    "memory_reserved_bytes": float(600 << 20),
     "memory_temperature_celsius": 71.0,
     "performance_state": 0.0,
     "pcie_generation": 5.0,
@@ -202,6 +203,7 @@ def small_books() -> Books:
                     RUNNING,
                     name="train.sh",
                     labels=BERT,
+                    started_ns=500 * NS_PER_S,
                     gpu_count=1,
                     evidence="prolog",
                     extra={"partition": "h100", "gpu_model": "NVIDIA H100 80GB HBM3"},

@@ -26,6 +26,7 @@ from tests.unit.metrics.sample import (
 
 from joulebook.core.attribution.claims import Claim, Evidence, Holder
 from joulebook.core.energy.host_usage import HostSnapshot, Use
+from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Method
 from joulebook.core.ledger.series import OVERFLOW, pool_id
@@ -41,6 +42,7 @@ from joulebook.metrics.catalogue import (
 from joulebook.metrics.collector import PRODUCERS, Sample, collect
 from joulebook.metrics.derived import UNKNOWN, Derived, joules, seconds
 from joulebook.metrics.snapshot import Snapshot
+from joulebook.units import NS_PER_S
 
 Values = dict[tuple[str, ...], float]
 
@@ -113,6 +115,35 @@ def test_workload_is_zero_while_it_is_held_and_true_afterwards() -> None:
     view = with_books(workloads={**books.workloads, FRESH: released})
     assert values(view, "workload_energy_joules_total")[*key, "gpu"] == 77
     assert values(view, "workload_gpu_seconds_total")[key] == 2
+
+
+def test_what_is_not_measured_for_all_of_its_time_says_so() -> None:
+    """It runs for 4,500 s, and was measured for 3,600; the reading of a lost card is no end."""
+    key = ("slurm", "101", *BERT)
+    assert values(small_view(), "workload_coverage_ratio") == {key: 0.8}
+    books = small_books()
+    state, meter = books.workloads[RUNNING], books.meters[GPU0]
+
+    def shown(state: WorkloadState, meter: MeterState, claims: tuple[Claim, ...]) -> object:
+        view = with_books(
+            workloads={RUNNING: state}, meters={**books.meters, GPU0: meter}, claims=claims
+        )
+        view = msgspec.structs.replace(view, holders={})
+        return values(view, "workload_coverage_ratio").get(key)
+
+    whole = msgspec.structs.replace(state.facts, started_ns=1_400 * NS_PER_S)
+    assert shown(msgspec.structs.replace(state, facts=whole), meter, books.claims) is None
+    early = msgspec.structs.replace(meter.base, t_ns=4_100 * NS_PER_S)
+    lost = msgspec.structs.replace(
+        meter, base=early, gap_reason="gpu_is_lost", gap_to_ns=5_000 * NS_PER_S
+    )
+    assert shown(state, lost, books.claims) == 0.8
+    assert shown(state, msgspec.structs.replace(meter, base=early), books.claims) is None
+    over = msgspec.structs.replace(state, ended_ns=4_600 * NS_PER_S)
+    assert shown(over, meter, ()) == 0.878
+    assert shown(msgspec.structs.replace(state, shared=True), meter, books.claims) is None
+    used = msgspec.structs.replace(state.facts, evidence="processes")
+    assert shown(msgspec.structs.replace(state, facts=used), meter, books.claims) is None
 
 
 @pytest.mark.parametrize("how", ["claim", "holder", "gpu_count"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.audit import laws
@@ -16,16 +17,21 @@ from tests.unit.metrics.sample import (
     RATES,
     RUNNING,
     SWEEP,
+    bill_of,
     small_books,
     small_view,
 )
 
+from joulebook.core.energy.readings import Component
+from joulebook.core.evidence import Amount
+from joulebook.core.ledger.state import ExperimentState
 from joulebook.core.money.accrual import ChargeState
 from joulebook.core.money.amounts import Exact
 from joulebook.core.money.rates import PER_KWH, RateSet
 from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.collector import collect
 from joulebook.metrics.costs import grams, money
+from joulebook.metrics.derived import joules
 from joulebook.metrics.snapshot import Snapshot
 
 NS_PER_S = 1_000_000_000
@@ -119,3 +125,55 @@ def test_the_rates_in_force_are_shown_with_their_source() -> None:
     assert RATES.at(0).price is not None
     assert values(small_view(), "feed_age_seconds")["carbon", "Energy-Charts DE"] == 4200
     assert BY_NAME["joulebook_feed_age_seconds"].unit == "seconds"
+
+
+def of_bert(view: Snapshot) -> list[tuple[str, tuple[str, ...]]]:
+    """Every series of the experiment on a page."""
+    return [
+        (family.metric.name, labels)
+        for family in collect(view).families
+        if family.metric.name.startswith("joulebook_experiment_")
+        for labels, _ in family.samples
+        if labels[:3] == BERT
+    ]
+
+
+@pytest.mark.parametrize(("was_negative", "most"), [(False, 12), (True, 13)])
+def test_an_experiment_has_twelve_series_at_most(was_negative: bool, most: int) -> None:
+    """With every component metered, an hourly rate, a price and a carbon intensity; one more once
+    a price was negative.
+    """
+    every = {part: Amount(10**9, 10**8, 10**9) for part in Component}
+    bill = bill_of(every[Component.GPU], credit=was_negative)
+    books = msgspec.structs.replace(
+        small_books(),
+        experiments={BERT: ExperimentState(every, {}, 0, 0, bill=bill)},
+        charges={charge: ChargeState(amount) for charge, amount in bill.items()},
+    )
+    assert len(of_bert(small_view(books))) == most
+
+
+def test_an_unused_experiment_leaves_the_page_and_the_sum_stays_whole() -> None:
+    """It returns where it was."""
+    books = small_books()
+    there = of_bert(small_view(books))
+    left = msgspec.structs.replace(books.experiments[BERT], exposed=False)
+    without = small_view(
+        msgspec.structs.replace(books, experiments={**books.experiments, BERT: left})
+    )
+    assert there
+    assert not of_bert(without)
+    for component, energy in (
+        (part, amount.energy_uj) for part, amount in books.experiments[BERT].balance.items()
+    ):
+        assert values(without, "unexposed_energy_joules")[component,] == joules(energy)
+    for page in (small_view(books), without):
+        shown = sum(
+            value
+            for name in ("experiment_energy_joules_total", "unexposed_energy_joules",
+                "remainder_energy_joules_total", "pending_energy_joules")
+            for value in values(page, name).values()
+        )  # fmt: skip
+        meters = sum(values(page, "meter_energy_joules_total").values())
+        assert math.isclose(shown, meters, abs_tol=20), "save for rounding down"
+    assert of_bert(small_view(books)) == there

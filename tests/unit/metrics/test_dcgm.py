@@ -40,7 +40,8 @@ def test_help_does_not_claim_that_energy_counts_since_boot() -> None:
         ("ENC_UTIL", "0"),
         ("DEC_UTIL", "0"),
         ("FB_USED", "62464"),
-        ("FB_FREE", "19456"),
+        ("FB_FREE", "18856"),
+        ("FB_RESERVED", "600"),
         ("TOTAL_ENERGY_CONSUMPTION", "1235867891"),
     ],
 )

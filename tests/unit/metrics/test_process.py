@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.metrics.process import process_stats
+from joulebook.metrics.derived import process_stats
 
 
 def test_own_process() -> None:

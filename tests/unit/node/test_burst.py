@@ -6,9 +6,8 @@ from itertools import pairwise
 
 from tests.unit.node.stand_ins import METER, OTHER
 
-from joulebook.core.energy.counter_steps import SHARP_NS
+from joulebook.core.energy.counter_steps import LENGTH_NS, PAUSE_NS, SHARP_NS, Burst
 from joulebook.core.energy.readings import Meter, Reading
-from joulebook.node.burst import LENGTH_NS, PAUSE_NS, Burst
 from joulebook.units import NS_PER_MS
 
 BEGAN_NS = 7 * NS_PER_MS

@@ -20,9 +20,9 @@ from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
-from joulebook.core.workloads import Labels, WorkloadFacts
+from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.metrics.snapshot import Snapshot
-from joulebook.node import counters
+from joulebook.node import health
 from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import Charging, DayTotals
 from joulebook.node.health import Health
@@ -30,6 +30,8 @@ from joulebook.node.parts import Parts, Settings
 from joulebook.node.release import ReleaseHandler, ask, granted
 from joulebook.node.sensor_thread import SensorThread
 from joulebook.node.sensors.contract import PollResult
+
+NEIGHBOUR = WorkloadId("slurm", "102")
 
 
 class Node:
@@ -42,6 +44,7 @@ class Node:
         *,
         by_hand: bool = True,
         commit_s: float = 0.0,
+        process_interval_s: float = 0.0,
         money: Charging | None = None,
     ) -> None:
         self.ledger = directory / "ledger.db"
@@ -56,7 +59,11 @@ class Node:
         self.daemon = Daemon(
             Parts(
                 settings=Settings(
-                    "n1", interval_s=0.02, commit_s=commit_s, process_interval_s=0, patience_s=0.1
+                    "n1",
+                    interval_s=0.02,
+                    commit_s=commit_s,
+                    patience_s=0.1,
+                    process_interval_s=process_interval_s,
                 ),
                 policy=BookingPolicy(settle_ns=20_000_000),
                 clock=self.clock,
@@ -185,6 +192,30 @@ def test_processes_are_identified_once_in_their_life(node: Node) -> None:
     assert node.jobs.asked.count(7) == 1
     assert node.jobs.asked.count(8) == 1, "not again within a second"
     assert view.books.workloads[JOB].balance, "nobody holds the card, so its user pays"
+
+
+def test_lists_come_at_every_poll_while_use_splits_a_card(tmp_path: Path) -> None:
+    """The two seconds after a list would be split by held share, whatever is used in them."""
+    node = Node(tmp_path, Shelf(), process_interval_s=3600)
+    node.tick(2)
+    listed = node.cards.asked_processes
+
+    def asked(*holders: WorkloadId) -> list[bool]:
+        now_ns = node.clock.now_ns()
+        node.jobs.claims = [
+            Claim(who, METER, now_ns, None, Evidence.PROLOG, of=len(holders)) for who in holders
+        ]
+        node.tick()
+        listed.clear()
+        node.tick(3)
+        return list(listed)
+
+    try:
+        assert asked(JOB) == [False] * 3, "one holder pays for everything"
+        assert asked(JOB, NEIGHBOUR) == [True] * 3
+        assert asked(NEIGHBOUR) == [False] * 3
+    finally:
+        node.worker.stop()
 
 
 def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -460,8 +491,8 @@ def test_a_counter_that_is_given_up_or_wrong_is_named_once(
     wrong = msgspec.structs.replace(fine, audit=Audit(verdict=Verdict.WRONG, ratio=0.9))
     with caplog.at_level("INFO"):
         for before, after in pairwise([fine, stalled, stalled, fine, wrong, wrong, fine]):
-            counters.say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
-            counters.say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
+            health.say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
+            health.say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
     assert all(f"gpu {METER.name}" in text for _, text in said)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.errors import ConfigError
-from joulebook.node.privacy import mask
+from joulebook.node.workload_sources import mask
 
 
 @pytest.fixture

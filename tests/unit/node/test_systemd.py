@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from joulebook.node.systemd import ServiceManager
+from joulebook.node.health import ServiceManager
 
 
 @pytest.fixture(params=["file", "abstract"])

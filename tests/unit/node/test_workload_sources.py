@@ -8,8 +8,7 @@ from tests.unit.node.stand_ins import JOB, METER, Jobs
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.ledger.state import Books, Renamed, WorkloadState
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.node.privacy import Mask
-from joulebook.node.workload_sources import WorkloadSources
+from joulebook.node.workload_sources import Mask, WorkloadSources
 from joulebook.node.workloads.contract import Before
 
 OPEN = Claim(JOB, METER, 5, None, Evidence.PROLOG)

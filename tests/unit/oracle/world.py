@@ -66,7 +66,7 @@ class World(threading.Event):
         self.stopping = self.calm = False
         self.down_ns = self.calm_ns = 0
         self._order = itertools.count()
-        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        self._due: list[tuple[int, int, Callable[[], None]]] = []
         for action in plan.actions:
             self.at(action.at_ms * MS, action)
 
@@ -80,7 +80,7 @@ class World(threading.Event):
             else:
                 what()
 
-        heapq.heappush(self._agenda, (t_ns, next(self._order), act))
+        heapq.heappush(self._due, (t_ns, next(self._order), act))
 
     def after(self, duration_ns: int, what: Callable[[], None]) -> None:
         self.at(self.now.true_ns + duration_ns, what)
@@ -88,11 +88,11 @@ class World(threading.Event):
     def pass_by(self, duration_ns: int) -> None:
         """Time goes by, and what is planned for it happens."""
         until_ns = self.now.true_ns + duration_ns
-        while self._agenda and self._agenda[0][0] <= until_ns:
-            t_ns, _, act = heapq.heappop(self._agenda)
+        while self._due and self._due[0][0] <= until_ns:
+            t_ns, _, act = heapq.heappop(self._due)
             self.now.pass_by(max(t_ns - self.now.true_ns, 0))
             act()
-            next_ns = self._agenda[0][0] if self._agenda else until_ns
+            next_ns = self._due[0][0] if self._due else until_ns
             for worker in self.workers:
                 worker.glance_until(min(next_ns, until_ns))
         self.now.pass_by(max(until_ns - self.now.true_ns, 0))
@@ -118,7 +118,7 @@ class World(threading.Event):
         """Everything answers again, and time enough passes to book all that can be booked."""
         self.calm, self.calm_ns = True, self.now.true_ns
         self.disk_is_full, self.store_fault = False, ""
-        self._agenda.clear()
+        self._due.clear()
         for teller in self.truth.all:
             teller.raises = teller.silent = False
         for sensor in self.sensors:

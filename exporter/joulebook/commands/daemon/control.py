@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from joulebook.commands.daemon.running import daemon_pid, described, lock_path
+from joulebook.commands.daemon.client import daemon_pid, described, lock_path
 from joulebook.commands.shared.options import Duration, Options, command, option
 from joulebook.commands.shared.text import moment, seconds
 from joulebook.config import load

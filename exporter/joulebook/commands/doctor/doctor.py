@@ -7,17 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from joulebook.commands.doctor import (
-    collect,
-    daemon,
-    gpu,
-    host,
-    kubernetes,
-    ledger,
-    node,
-    rates,
-    slurm,
-)
+from joulebook.commands.doctor import daemon, gpu, host, kubernetes, ledger, slurm
 from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail
 from joulebook.commands.shared.options import Options, command
 from joulebook.commands.shared.text import several
@@ -39,14 +29,14 @@ class CheckGroup(NamedTuple):
 
 
 SECTIONS = (
-    CheckGroup("Node", node.CHECKS),
+    CheckGroup("Node", host.NODE_CHECKS),
     CheckGroup("GPUs", gpu.CHECKS),
     CheckGroup("Host and other GPUs", host.CHECKS),
     CheckGroup("SLURM", slurm.CHECKS),
     CheckGroup("Kubernetes", kubernetes.CHECKS),
     CheckGroup("Ledger", ledger.CHECKS),
-    CheckGroup("Money and carbon", rates.CHECKS),
-    CheckGroup("Collection", collect.CHECKS),
+    CheckGroup("Money and carbon", ledger.RATE_CHECKS),
+    CheckGroup("Collection", daemon.COLLECTION_CHECKS),
     CheckGroup("Daemon", daemon.CHECKS),
 )
 """All checks, in the order in which they are run and shown."""

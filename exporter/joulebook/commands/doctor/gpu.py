@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, nothing, ok, warn
-from joulebook.commands.doctor.nvml_survey import GpuSurvey
+from joulebook.commands.doctor.checks import (
+    Check,
+    Finding,
+    GpuSurvey,
+    Site,
+    Status,
+    fail,
+    nothing,
+    ok,
+    warn,
+)
 from joulebook.commands.shared.text import seconds, several
 from joulebook.core.energy.audit import Verdict
 from joulebook.ledger.query import LedgerReader

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from joulebook.commands.daemon.slurm_conf import SlurmConf, hook_files, is_ours, read_slurm_conf
+from joulebook.commands.daemon.hooks import SlurmConf, hook_files, is_ours, read_slurm_conf
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter

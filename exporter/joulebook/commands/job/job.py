@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from joulebook.commands.job import output as job_output
+from joulebook.commands.job import summary as job_output
 from joulebook.commands.job.summary import (
     Found,
     as_text,
@@ -28,7 +28,7 @@ from joulebook.commands.shared.options import Duration, Options, argument, comma
 from joulebook.commands.shared.text import several
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
-from joulebook.core.report.totals import WorkloadTotals, totals
+from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
@@ -48,7 +48,7 @@ _SLURM = r"\d{1,12}(?:[_+]\d{1,10})?(?:\.r\d{1,6})?"
 _POD = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?\.[0-9a-f]{8}"
 # Workloads without a scheduler: `span-...`, `run-...`, `session-...`, `docker-...`,
 # `train.service@...`
-_PROCESS = r"[A-Za-z][\w.:+]{0,254}(?:[-@]|\.service)[\w.:@+-]{0,255}|mark\.\w{1,64}"
+_PROCESS = r"(?=[A-Za-z][^@]*-|[^@]*(?:@|\.service))\w[\w.:@+\\-]{0,511}|mark\.\w{1,64}"
 _ID = re.compile(
     rf"(?:(?P<scheduler>slurm|kubernetes|process)/)?"
     rf"(?P<name>{_SLURM}|{_POD}|{_PROCESS}|(?<=process/)\S{{1,512}})",

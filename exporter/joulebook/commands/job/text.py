@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from joulebook.commands.job.summary import ENOUGH
 from joulebook.commands.shared import text
 from joulebook.commands.shared.charge_text import NO_RATES, as_object, came_to
 from joulebook.commands.shared.text import UNKNOWN
@@ -14,7 +13,7 @@ from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.money import amounts
 from joulebook.core.report.dataset import ReportWorkload
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.sanitize import one_line
 from joulebook.terminal import Column, Screen, cut, wrap
 from joulebook.units import NS_PER_HOUR, NS_PER_S, QUARTER_NS, kwh_from_uj, s_from_ns
@@ -55,6 +54,8 @@ _LIST_COLUMNS = (
     Column("IDLE", right=True),
     Column("COST", right=True, spare=6),
 )
+_HOURS = 5
+"""The place of the GPU-hours, of which energy may be known for a part only."""
 
 
 def is_running(totals: WorkloadTotals, now_s: float) -> bool:
@@ -120,6 +121,10 @@ def as_list(
         for column in _LIST_COLUMNS
     ]
     rows = [_row(each, energy, now_s) for each, energy in zip(found, energies, strict=True)]
+    if any(text.is_partial(each.gpu.held_ns, _held_ns(each)) for each in found):
+        columns.insert(_HOURS + 1, Column("MEASURED", right=True))
+        for row, each in zip(rows, found, strict=True):
+            row.insert(_HOURS + 1, text.percent(each.gpu.held_ns, _held_ns(each)))
     return [
         screen.paint(cut(title, screen.width), "bold"),
         "",
@@ -160,7 +165,7 @@ def _gpu_time(found: Sequence[WorkloadTotals]) -> str:
     held_ns = sum(map(_held_ns, found))
     booked_ns = sum(each.gpu.held_ns for each in found)
     said = text.gpu_hours(held_ns)
-    if booked_ns < ENOUGH * held_ns:
+    if text.is_partial(booked_ns, held_ns):
         said += f"; {text.percent(booked_ns, held_ns)} of it is measured: energy is a lower bound"
     return said
 
@@ -278,8 +283,8 @@ def _gpus(totals: WorkloadTotals) -> str:
     names = [meter.name for meter in totals.by_meter if meter.component is Component.GPU]
     count = max(totals.workload.gpu_count, len(names))
     if not count:
-        # Host energy was booked to it, so it is known to have held none.
-        return "none" if totals.total.energy_uj else UNKNOWN
+        # If host energy was booked to it, or somebody said what it holds, it held none.
+        return "none" if totals.total.energy_uj or totals.workload.evidence else UNKNOWN
     model = one_line(totals.workload.extra.get("gpu_model", ""))
     return f"{count} {model}".rstrip() + (
         f" ({one_line(names[0])})" if count == len(names) == 1 else ""

@@ -8,10 +8,9 @@ from typing import TypeVar
 import click
 
 from joulebook.commands.shared.options import FILE, all_of, option
+from joulebook.lab.report.formats import FORMATS, LENGTHS
 
 F = TypeVar("F", bound=Callable[..., object])
-
-FORMATS = ("text", "markdown", "latex", "json", "csv", "hf", "boamps", "html")
 
 
 def ledgers(heading: str = "Data source (default: this node's ledger)") -> Callable[[F], F]:
@@ -145,8 +144,15 @@ def statement() -> Callable[[F], F]:
             heading=heading,
             type=click.Choice(FORMATS),
             help="Output format: text (default), markdown, latex, json (see docs/schema), csv "
-            "(one line per run), hf (model card metadata), boamps, html (one self-contained "
-            "page).",
+            "(one line per run), html (one self-contained page); and the forms hf (model card "
+            "metadata), boamps, eu-gpai (Model Documentation Form), cyclonedx, spdx, sci.",
+        ),
+        option(
+            "--length",
+            heading=heading,
+            type=click.Choice(LENGTHS),
+            help="For text, markdown, latex and html: a sentence for an abstract, a short "
+            "paragraph with one table for an appendix, or the full statement (default).",
         ),
         option(
             "--output",
@@ -160,8 +166,8 @@ def statement() -> Callable[[F], F]:
             heading=heading,
             type=FILE,
             metavar="FILE",
-            help="Also write the rows behind it as CSV, for `joulebook verify` to recompute "
-            "every figure. They contain names of users and jobs.",
+            help="Also write the rows behind it, as CSV or (FILE.parquet) as Parquet, for "
+            "`joulebook verify` to recompute every figure. They contain names of users and jobs.",
         ),
         option(
             "--sign",
@@ -170,6 +176,23 @@ def statement() -> Callable[[F], F]:
             metavar="KEY",
             help="Sign the output with this SSH key (such as Ed25519): FILE.sig next to --output "
             "FILE.",
+        ),
+        option(
+            "--project",
+            heading=heading,
+            metavar="NAME",
+            default="",
+            help="Name of the project that the selected experiments belong to; the statement's "
+            "title.",
+        ),
+        option(
+            "--final",
+            heading=heading,
+            metavar="RUN...",
+            multiple=True,
+            help="Runs whose models were published; all others are development. `*` matches "
+            "anything. Default: the --best run, else every run with a stage other than "
+            "development.",
         ),
         option(
             "--best",

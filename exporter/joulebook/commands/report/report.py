@@ -4,7 +4,6 @@ statement.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -34,7 +33,7 @@ from joulebook.commands.shared.charge_text import (
     money_columns,
 )
 from joulebook.commands.shared.options import Options, command, option
-from joulebook.commands.shared.text import energy, moment, percent
+from joulebook.commands.shared.text import LOWER_BOUND, energy, is_partial, moment, percent
 from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
@@ -45,14 +44,15 @@ from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.report import rows, sacct, signature, statement
+from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
-from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make
-from joulebook.lab.report.formats import renderer
+from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make, with_site_water
+from joulebook.lab.report.formats import FOR_PEOPLE, renderer
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
+from joulebook.untrusted_files import write_named
 
 
 def write_statement(args: Options, config: Config) -> int:
@@ -61,7 +61,10 @@ def write_statement(args: Options, config: Config) -> int:
         raise ConfigError("--sign: give --output FILE too; the signature is written to FILE.sig")
     if args.rows is not None and args.rates is not None:
         raise ConfigError("--rows: not with --rates, which recomputes what the rows say")
-    render = renderer(args.format or "text")
+    name = args.format or "text"
+    if args.length is not None and name not in FOR_PEOPLE:
+        raise ConfigError(f"--length: {name} has one length; expected {', '.join(FOR_PEOPLE)}")
+    render = renderer(name, args.length or "full")
     basis, anew = _gather(args, config)
     made = statement.make(*basis, anew)
     if args.rows is not None or args.sign is not None:
@@ -74,7 +77,8 @@ def write_statement(args: Options, config: Config) -> int:
     else:
         _save("--output", args.output, text)
     if args.rows is not None:
-        _save("--rows", args.rows, rows.write(basis))
+        parquet = args.rows.suffix == rows_parquet.SUFFIX
+        _save("--rows", args.rows, rows_parquet.write(basis) if parquet else rows.write(basis))
     if signed:
         _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
@@ -83,23 +87,29 @@ def write_statement(args: Options, config: Config) -> int:
 def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Recharge | None]:
     """Return what the statement is made of. Raises a `JoulebookError`."""
     about = read_about(args.about)
+    if args.project:
+        about = msgspec.structs.replace(about, title=args.project)
     asked, span, wanted = source(args, config), stretch(args), selection(args)
     account = asked.account(*span, wanted)
     refuse_unknown(asked, span, wanted, account)
     refuse_ambiguous(wanted, account)
+    site = config if args.rates is None else load(args.rates, {})
+    account = msgspec.structs.replace(account, rates=with_site_water(account, site.rates))
     anew = None
     if args.rates is not None:
-        recharged = charged_anew(account, load(args.rates, {}).rates, os.environ)
-        anew = statement.Recharge(args.rates.name, *recharged)
+        recharged = charged_anew(account, site.rates, os.environ)
+        again = recharged.account
+        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
+        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
     if said.startswith(sacct.NOBODY_SAYS):
         # Messages of a program on this machine do not belong in a paper.
-        Screen(sys.stderr).say(said)
+        if not all(each.outcome for each in account.workloads.values()):
+            Screen(sys.stderr).say(said)
         said = ""
-    zone = (config if args.rates is None else load(args.rates, {})).rates.zone
-    context = statement.StatementContext(time.time(), known, said, config.report, zone)
+    context = statement.StatementContext(time.time(), known, said, config.report, site.rates.zone)
     return rows.Basis(account, about, _choice(args, about), context), anew
 
 
@@ -110,25 +120,18 @@ def _choice(args: Options, about: About) -> RoleChoice:
         if not name or not is_told or not why.strip():
             raise ConfigError(f"--exclude {text}: expected RUN=WHY, as in 105='wrong data'")
         excluded[name] = why.strip()
-    return RoleChoice(args.best or about.best, tuple(args.runs) or about.sweep, excluded)
+    return RoleChoice(
+        args.best or about.best,
+        tuple(args.runs) or about.sweep,
+        excluded,
+        tuple(args.final) or about.final,
+        about.stages,
+    )
 
 
-def _save(option_name: str, path: Path, text: str) -> None:
-    """Replace the file in one step, or not at all; a link stays, a device or pipe is written to."""
-    real = Path(os.path.realpath(path))
-    draft = real.with_name(f".{real.name}.{os.getpid()}")
+def _save(option_name: str, path: Path, content: str | bytes) -> None:
     try:
-        if real.exists() and not real.is_file():
-            fd = os.open(real, os.O_WRONLY | os.O_NONBLOCK)  # A pipe may have no reader.
-            os.set_blocking(fd, True)
-            with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-        else:
-            with contextlib.ExitStack() as undo:
-                with draft.open("x", encoding="utf-8", newline="") as file:
-                    undo.callback(draft.unlink, missing_ok=True)
-                    file.write(text)
-                draft.replace(real)
+        write_named(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
     Screen(sys.stderr).say(clean(f"joulebook report: wrote {path}"))
@@ -185,7 +188,8 @@ def _newest(line: ReportLine) -> Charges:
 def _selects(args: Options) -> bool:
     return any(
         (args.experiment, args.user, args.account, args.workload, args.cluster, args.best,
-         args.runs, args.exclude, args.about, args.output, args.rows, args.sign)
+         args.runs, args.exclude, args.final, args.project, args.about, args.output, args.rows,
+         args.length, args.sign)
     )  # fmt: skip
 
 
@@ -196,7 +200,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     screen.say()
     rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
     names = [*map(_name, report.lines), "in all"][: len(rows)]
-    columns = figures([(line.amount, line.booked) for line in rows])
+    held_ns = [line.held_ns for line in rows]
+    columns = figures([(line.amount, line.booked) for line in rows], held_ns)
     if any(line.restated is not None for line in rows):
         columns += charges([line.restated or {} for line in rows], " at new")
         differences = [_differ(line.booked, line.restated or {}) for line in rows]
@@ -208,6 +213,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
+    if any(is_partial(line.amount.held_ns, line.held_ns) for line in rows):
+        screen.say(LOWER_BOUND)
     for said in _used(report):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
@@ -303,7 +310,8 @@ def _line(line: ReportLine) -> dict[str, Any]:
         "energy_kwh": kwh_from_uj(line.amount.energy_uj),
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
-        "held_gpu_hours": line.amount.held_ns / 3.6e12,
+        "held_gpu_hours": line.held_ns / 3.6e12,
+        "coverage": line.amount.held_ns / line.held_ns if line.held_ns else None,
         "booked": as_object(line.booked),
     }
     if line.restated is not None:
@@ -320,7 +328,7 @@ def _line(line: ReportLine) -> dict[str, Any]:
 @command(
     epilog="Without options that select or format, all experiments are listed. With them, a "
     "statement is written: energy, cost and CO2e of the selection, and how each is known.",
-    several=["--runs"],
+    several=["--runs", "--final"],
 )
 @from_where()
 @which_runs()

@@ -130,13 +130,14 @@ def ledgers(args: Options, config: Config) -> ReportSource:
     """Return the named ledgers, this node's, or the collected one. Raises `ConfigError`."""
     if args.ledger and args.collected is not None:
         raise ConfigError("--ledger and --collected: use only one of them")
+    hourly = "--rates" if getattr(args, "rates", None) is not None else ""
     if args.collected is not None:
-        return CollectedSource(args.collected or config.collect.url)
+        return CollectedSource(args.collected or config.collect.url, hourly)
     if args.ledger:
         return LedgerSource([named(text) for text in args.ledger])
     # A login node has no ledger of its own.
     if config.collect.url and not Path(config.ledger.path).exists():
-        return CollectedSource(config.collect.url)
+        return CollectedSource(config.collect.url, hourly)
     path = Path(config.ledger.path)
     if not path.exists():
         demo = Path(".build", "demo", "ledger.db")

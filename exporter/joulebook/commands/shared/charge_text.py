@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from joulebook.commands.shared.text import moment
+from joulebook.commands.shared.text import is_partial, moment, percent
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
@@ -17,9 +17,10 @@ from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.lab.collected import bills, rollup
+from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
@@ -46,14 +47,25 @@ class Figures(NamedTuple):
     cells: list[str]
 
 
-def figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Figures]:
-    """Return energy, GPU-hours, cost and CO2e of some rows, one column each."""
+def figures(
+    rows: Sequence[tuple[Amount, Charges]], held_ns: Sequence[int] | None = None
+) -> list[Figures]:
+    """Return energy, GPU-hours, cost and CO2e of some rows, one column each.
+
+    GPU-hours are `held_ns` where that is given, with the share of them for which energy is known
+    if that is not all in every row.
+    """
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
-    held = [amount.held_ns or None for amount, _ in rows]
-    _, hours = in_column(held, ((NS_PER_HOUR, ""),), decimals=2)
+    booked = [amount.held_ns for amount, _ in rows]
+    held = booked if held_ns is None else list(held_ns)
+    _, hours = in_column([ns or None for ns in held], ((NS_PER_HOUR, ""),), decimals=2)
+    known = []
+    if any(map(is_partial, booked, held)):
+        known = [Figures("measured", list(map(percent, booked, held)))]
     return [
         Figures(f"energy ({unit})", energies),
         Figures("GPU-hours", hours),
+        *known,
         *charges([bill for _, bill in rows]),
     ]
 
@@ -112,15 +124,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def show_bill(bill: MonthBill, screen: Screen) -> None:
-    """Print the bill as a table, with late entries and corrections below it."""
+def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, float]) -> None:
+    """Print the bill as a table, with late entries and corrections below it.
+
+    `measured` has the owners for whose GPU time energy is not known throughout.
+    """
     state = (
         f"closed on {moment(bill.closed_s)} by {one_line(bill.closed_by)}"
         if bill.closed_s
         else "open"
     )
     whose = f", account {one_line(bill.account)}" if bill.account else ""
-    screen.say(f"Bill of {rollup.shown(bill.month)}{whose}: {state}")
+    screen.say(f"Bill of {months.shown(bill.month)}{whose}: {state}")
     screen.say()
     if not bill.lines:
         screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
@@ -134,8 +149,16 @@ def show_bill(bill: MonthBill, screen: Screen) -> None:
     rows.append(("total", "", bill.lines))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
-    if bill.corrections:
+    if measured or bill.corrections:
         screen.say()
+    for who, share in sorted(measured.items()):
+        shown = units_text.percent(share).replace("\u202f", " ")
+        said = (
+            f"{one_line(str(who), 80)}: measured for {shown} of the GPU time held: "
+            "energy, cost and CO2e are lower bounds"
+        )
+        for text in wrap(said, screen.width):
+            screen.say(text)
     for each in bill.corrections:
         said = (
             f"Correction {each.number} ({each.kind}), {moment(each.made_s)}, "
@@ -165,7 +188,7 @@ def show_periods(database: Database, periods: Iterable[Period], screen: Screen) 
     """Print all months with their totals so far."""
     rows = [
         (
-            rollup.shown(period.month),
+            months.shown(period.month),
             "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
             bills.bill(database, period.month).lines,
         )
@@ -182,7 +205,7 @@ def entry(line: BillLine) -> str:
     """Describe why a line is there: empty, late for a month, or a correction."""
     if line.correction:
         return f"correction {line.correction}"
-    return f"late, of {rollup.shown(line.late_for)}" if line.late_for else ""
+    return f"late, of {months.shown(line.late_for)}" if line.late_for else ""
 
 
 def as_csv(bill: MonthBill) -> str:
@@ -201,9 +224,9 @@ def as_csv(bill: MonthBill) -> str:
             # Each row has the money of its currency; only the first has the rest.
             first = currency == currencies[0]
             row |= {
-                "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
-                "idle_kwh": _decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
-                "gpu_hours": _decimal(amount.held_ns, NS_PER_HOUR) if first else "",
+                "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH) if first else "",
+                "idle_kwh": decimal(amount.idle_uj, UJ_PER_KWH) if first else "",
+                "gpu_hours": decimal(amount.held_ns, NS_PER_HOUR) if first else "",
                 "currency": currency,
                 **{
                     item.value: _money(line.billed.get(Charge(item, currency)))
@@ -216,16 +239,21 @@ def as_csv(bill: MonthBill) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def as_json(bill: MonthBill) -> str:
+def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
     """Return the bill as a JSON object, with the ledger's integers next to the decimals."""
     return json.dumps(
         {
             "version": 1,
-            "month": rollup.shown(bill.month),
+            "month": months.shown(bill.month),
             "account": bill.account or None,
             "closed_utc_s": bill.closed_s,
             "closed_by": bill.closed_by or None,
             "lines": [{**_fields(bill, line), **_figures([line])} for line in bill.lines],
+            "measured": [
+                {"account": who.account, "user": who.person, "experiment": who.experiment,
+                 "coverage": share}
+                for who, share in sorted(measured.items())
+            ],
             "accounts": {
                 account: _figures(list(lines))
                 for account, lines in groupby(bill.lines, key=lambda line: line.owner.account)
@@ -244,13 +272,13 @@ def as_json(bill: MonthBill) -> str:
 
 def _fields(bill: MonthBill, line: BillLine) -> dict[str, Any]:
     return {
-        "month": rollup.shown(bill.month),
+        "month": months.shown(bill.month),
         "account": line.owner.account,
         "user": line.owner.person,
         "experiment": line.owner.experiment,
         "remainder": line.owner.remainder,
         "entry": "correction" if line.correction else "late" if line.late_for else "usage",
-        "late_for": rollup.shown(line.late_for) if line.late_for else "",
+        "late_for": months.shown(line.late_for) if line.late_for else "",
         "correction": line.correction or "",
     }
 
@@ -266,7 +294,7 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
         "energy_uj_by_component": components,
         "idle_uj": amount.idle_uj,
         "held_ns": amount.held_ns,
-        "energy_kwh": _decimal(amount.energy_uj, UJ_PER_KWH),
+        "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH),
         "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
         "billed": [
             {
@@ -288,10 +316,10 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
 
 
 def _money(amount: Exact | None) -> str:
-    return "" if amount is None else _decimal(amount.floor, NANO)
+    return "" if amount is None else decimal(amount.floor, NANO)
 
 
-def _decimal(value: int, per: int) -> str:
+def decimal(value: int, per: int) -> str:
     """Return `value / per` to nine digits, floored, without floating point."""
     sign, value = ("-", -value) if value < 0 else ("", value)
     whole, rest = divmod(value, per)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from joulebook.core import units_text
+from joulebook.core.report.tally import ENOUGH
 from joulebook.units import (
     MW_PER_W,
     NS_PER_HOUR,
@@ -23,12 +24,18 @@ from joulebook.units import (
 
 UNKNOWN = "not known"
 NOTHING = "-"
+LOWER_BOUND = "measured: share of the GPU-hours with known energy; below 100 %, it is a lower bound"
 REPLAYED = (
     "Warning: this energy is from a recorded trace (demo or replay): it was not measured on this "
     "machine, and the jobs may be simulated."
 )
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def is_partial(booked_ns: int, held_ns: int) -> bool:
+    """Return whether energy is known for too little of the time for which GPUs were held."""
+    return booked_ns < ENOUGH * held_ns
 
 
 def energy(energy_uj: int) -> str:

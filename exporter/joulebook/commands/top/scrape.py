@@ -26,13 +26,17 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class ScrapedWorkload(msgspec.Struct, frozen=True):
-    """One workload with a series; `power_w` is `None` unless it holds something now."""
+    """One workload with a series; `power_w` is `None` unless it holds something now.
+
+    `coverage` is the share of the GPU time held for which energy is known, if not all.
+    """
 
     labels: Labels
     power_w: float | None = None
     energy_j: float = 0.0
     idle_j: float = 0.0
     gpu_s: float = 0.0
+    coverage: float | None = None
 
 
 class Sums(NamedTuple):
@@ -143,6 +147,7 @@ def _workloads(samples: Samples) -> tuple[ScrapedWorkload, ...]:
         "energy_joules_total",
         "idle_energy_joules_total",
         "gpu_seconds_total",
+        "coverage_ratio",
     ):
         for key, labels, value in _owned(samples, f"workload_{name}"):
             identities.setdefault(key, labels)
@@ -154,6 +159,7 @@ def _workloads(samples: Samples) -> tuple[ScrapedWorkload, ...]:
             sums[key].get("energy_joules_total", 0.0),
             sums[key].get("idle_energy_joules_total", 0.0),
             sums[key].get("gpu_seconds_total", 0.0),
+            sums[key].get("coverage_ratio"),
         )
         for key, labels in identities.items()
     ]

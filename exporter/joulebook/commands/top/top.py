@@ -17,7 +17,7 @@ from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
 from joulebook.commands.report.options import places
 from joulebook.commands.report.source import source
 from joulebook.commands.shared.options import FILE, Duration, Options, command, option
-from joulebook.commands.top import users
+from joulebook.commands.top import text
 from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.config import Config, load
@@ -68,20 +68,20 @@ def _users(args: Options, config: Config) -> int:
     screen = Screen()
     source_ = source(args, config)
     now_s = int(time.time())
-    account = source_.account(users.midnight(now_s), FOREVER_S, Selection())
+    account = source_.account(text.midnight(now_s), FOREVER_S, Selection())
     note = ""
     power_w: dict[str, float] = {}
     if isinstance(source_, PrometheusSource):
-        power_w = users.power_of(source_.api, now_s)
+        power_w = text.power_of(source_.api, now_s)
     elif args.ledger or isinstance(source_, CollectedSource):
         note = "Ledgers have no power: use --prometheus, or run this on the node itself."
     else:
         try:
             board = read_board(daemon_at(args, config, os.environ).metrics())
-            power_w = users.power_on(board)
+            power_w = text.power_on(board)
         except (Unreachable, InputError) as error:
             note = f"No power: {error}"
-    for line in users.lines(users.users(account, power_w), account, screen, note):
+    for line in text.user_lines(text.by_user(account, power_w), account, screen, note):
         screen.say(line)
     return 0
 

@@ -17,13 +17,13 @@ from joulebook.commands.shared.text import NOTHING
 from joulebook.commands.trace.jobs_csv import TraceJob, read_jobs
 from joulebook.config import load
 from joulebook.core.attribution.claims import Claim, Evidence
+from joulebook.core.energy import counter_steps
 from joulebook.core.energy.readings import Failure, Meter, Reading
 from joulebook.core.evidence import ZERO, Amount, PostingKey, Remainder
 from joulebook.core.ledger import advance
 from joulebook.core.ledger.state import Books
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.node import burst
 from joulebook.node.sensors.trace.format import Trace, read_trace
 from joulebook.node.sensors.trace.player import ReplaySensor, find_trace
 from joulebook.terminal import Column, Screen, cut
@@ -219,7 +219,7 @@ def play(
     books, outcome = Books(), Outcome(path.name, trace, span_ns, jobs)
     edges = sorted({edge for job in jobs for edge in (job.start_ns, job.end_ns) if edge < span_ns})
     glances: list[Reading] = []
-    for at_ns, is_tick in _agenda(span_ns, interval_ns, edges):
+    for at_ns, is_tick in _steps_of(span_ns, interval_ns, edges):
         clock.t_ns = BEGIN_NS + at_ns
         if not is_tick:
             glances += sensor.poll_energy(meters)
@@ -238,13 +238,13 @@ def play(
     return outcome
 
 
-def _agenda(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
+def _steps_of(span_ns: int, interval_ns: int, edges: Iterable[int]) -> Iterator[tuple[int, bool]]:
     """Yield the instants at which something is read, and whether each is a tick."""
     ticks = {*range(0, span_ns, interval_ns), span_ns}
     bursts = {
         edge + step
         for edge in edges
-        for step in range(0, burst.LENGTH_NS, burst.PAUSE_NS)  # as the daemon reads
+        for step in range(0, counter_steps.LENGTH_NS, counter_steps.PAUSE_NS)  # as the daemon reads
         if edge + step < span_ns
     }
     for at_ns in sorted(ticks | bursts):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.attribution import gpu, host, other, outages, spans
+from joulebook.core.attribution import gpu, host, outages, spans
 from joulebook.core.attribution.claims import Claim, Evidence, Holder, Tenure
 from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.calibration import power_mw
@@ -107,7 +107,7 @@ class Booking(NamedTuple):
     fault: str = ""
 
 
-def attribute(measured: Measured, known: Known, cut: Cut, split: other.OtherSplit) -> list[Booking]:
+def attribute(measured: Measured, known: Known, cut: Cut, split: host.OtherSplit) -> list[Booking]:
     """Attribute all intervals to those who held the meter, or used it."""
     booked, node = measured.meters.booked, measured.meters.node
     # The rest of a superchip's module is its GPU, and is held like one.
@@ -167,13 +167,13 @@ def _by_holders_of(
     intervals: Iterable[Interval],
     known: Known,
     cut: Cut,
-    split: other.OtherSplit,
+    split: host.OtherSplit,
 ) -> Iterator[Booking]:
     """Attribute what a node's own meter counted beyond its child meters."""
     for interval in intervals:
         held = [known.tenures(interval, each) for each in gpus]
         for piece in cut(interval):
-            yield Booking(piece, other.share_out(piece, held, split))
+            yield Booking(piece, host.split_other(piece, held, split))
 
 
 def _by_use(

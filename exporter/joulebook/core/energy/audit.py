@@ -3,17 +3,23 @@
 Both measure the same device, so their ratio is 1 except for noise: the sensors sample 25 ms of
 every 100, power may be a mean of the last second, and the counter advances in steps of 20 to 100
 ms. The ratio is taken over blocks of some seconds under one kind of load. A counter is *wrong* if
-the mean of a minute's blocks is off by more than a fixed bound, or from what was learned for that
-load, and by many times its own error. At partial utilization a load may be in step with the
-sensor's window, giving a ratio of 0.5 to 1.5: there the audit cannot tell.
+the mean of half a minute's blocks, or of a minute's, is off by more than a fixed bound, or from
+what was learned for that load, and by many times its own error.
+
+A load may be in step with the sensor's window, which gives a ratio of 0.5 to 1.5 for minutes. At
+partial utilization the audit then cannot tell. At full utilization it is the counter that is wrong
+if it was never seen right at rest, where nothing is in step; if it changed while power did not; or
+if several loads of different power have the same ratio. Otherwise it may be the load, and the audit
+cannot tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import dist
 from statistics import fmean
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +28,7 @@ from joulebook.core.energy.readings import Reading
 from joulebook.units import NS_PER_S, PJ_PER_UJ
 
 BLOCK_NS = 5 * NS_PER_S
-LEAST_BLOCKS, MOST_BLOCKS = 6, 12
+LEAST_BLOCKS, MOST_BLOCKS = 6, 11
 """A verdict needs half a minute under one load, and covers the last minute of it."""
 
 BOUND = 0.06
@@ -35,13 +41,20 @@ SIGMAS = 6
 LEAST_ERROR = 0.003
 """The least error assumed for a mean, however similar its blocks are."""
 
-LEARNING = 64
-"""Each window moves the learned ratio by one part in at most this many."""
+LEARNING = 700
+"""Each block moves the learned ratio by one part in at most this many: that of an hour."""
 
-SETTLED = 20
-"""The learned ratio counts after this many windows of a load."""
+SETTLED = 220
+"""The learned ratio counts after this many blocks of a load: some 20 minutes."""
 
 FULL_PERCENT = 99
+
+SAME_POWER = 0.03
+"""Power that differs by less did not change."""
+
+SAME_RATIO, SAME_LEVEL = 0.02, 0.1
+LEVELS = 3
+"""A ratio that so many loads of different power have in a row is the counter's, not theirs."""
 
 
 class Load(StrEnum):
@@ -62,10 +75,10 @@ class Verdict(StrEnum):
 
 
 class Learnt(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The ratio of a counter under one load, and the number of windows it is from."""
+    """The ratio of a counter under one load, and the number of blocks it is from."""
 
     ratio: float = 1.0
-    windows: int = 0
+    blocks: int = 0
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.
@@ -75,10 +88,13 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     Attributes:
         since: The reading at which the current block began.
         load: The load of the current blocks.
-        blocks: Energy by the counter and by power of the last blocks, in microjoules.
+        blocks: Mean power of the last blocks, by the counter and by the sensor, in microwatts.
         learnt: What is known for each load.
         verdict: The current verdict.
         ratio: The ratio of the last window judged (0: none).
+        proven: Whether the counter was seen right at rest since it began.
+        odd: The full loads under which it was off, since the last under which it was right: ratio,
+            and microwatts by the counter.
 
     """
 
@@ -88,6 +104,8 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     learnt: Mapping[str, Learnt] = {}
     verdict: Verdict = Verdict.NONE
     ratio: float = 0.0
+    proven: bool = False
+    odd: tuple[tuple[float, float], ...] = ()
 
     @property
     def said(self) -> str:
@@ -100,8 +118,13 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return f"{agrees}: {self.ratio:.1%} of power"
 
 
-def interrupted(audit: Audit) -> Audit:
-    """Return the audit after a faulty or missing reading: the next one starts a new block."""
+def interrupted(audit: Audit, *, anew: bool) -> Audit:
+    """Return the audit after a faulty or missing reading: the next one starts a new block.
+
+    `anew`: the counter began again, and may run at another rate.
+    """
+    if anew:
+        audit = msgspec.structs.replace(audit, proven=False, odd=())
     return audit if audit.since is None else msgspec.structs.replace(audit, since=None, blocks=())
 
 
@@ -117,11 +140,15 @@ def heard(audit: Audit, reading: Reading) -> Audit:
         return msgspec.structs.replace(audit, since=mark, load=load, blocks=())
     if reading.t_ns - since.t_ns < BLOCK_NS:
         return audit
-    counted, drawn = counted_uj(since, reading), drawn_uj(since, reading)
+    counted, drawn, duration_ns = (
+        counted_uj(since, reading), drawn_uj(since, reading), reading.t_ns - since.t_ns
+    )  # fmt: skip
     audit = msgspec.structs.replace(audit, since=mark)
-    if counted is None or not drawn or drawn * PJ_PER_UJ < LEAST_MW * (reading.t_ns - since.t_ns):
+    if counted is None or not drawn or drawn * PJ_PER_UJ < LEAST_MW * duration_ns:
         return msgspec.structs.replace(audit, blocks=())
-    blocks = (*audit.blocks, (counted, drawn))[-MOST_BLOCKS:]
+    block = counted * NS_PER_S // duration_ns, drawn * NS_PER_S // duration_ns
+    # The first block of a load contains its start, and is not judged.
+    blocks = (*audit.blocks, block)[-MOST_BLOCKS - 1 :]
     return _judged(msgspec.structs.replace(audit, blocks=blocks))
 
 
@@ -131,37 +158,75 @@ def _load(reading: Reading) -> Load:
     return Load.FULL if (reading.utilization_pct or 0) >= FULL_PERCENT else Load.PARTIAL
 
 
-def _judged(audit: Audit) -> Audit:
-    """Judge the last blocks, except the first of a load, which contains its start."""
-    blocks = audit.blocks[1:]
-    if len(blocks) < LEAST_BLOCKS:
-        return audit
+class _Window(NamedTuple):
+    """The ratio of some blocks, and by how much and how surely it is off."""
+
+    ratio: float
+    excess: float
+    error: float
+
+    @property
+    def is_off(self) -> bool:
+        return self.excess > SIGMAS * self.error
+
+
+def _window(blocks: Sequence[tuple[int, int]], known: Learnt) -> _Window:
     ratio = sum(counted for counted, _ in blocks) / sum(drawn for _, drawn in blocks)
     ratios = [counted / drawn for counted, drawn in blocks]
     # Of the mean; `statistics.stdev` does it in fractions, at fifty times the cost.
     spread = dist(ratios, [fmean(ratios)] * len(ratios))
     error = max(spread / (len(ratios) * (len(ratios) - 1)) ** 0.5, LEAST_ERROR)
+    drift = abs(ratio - known.ratio) - DRIFT if known.blocks >= SETTLED else 0.0
+    return _Window(ratio, max(abs(ratio - 1) - BOUND, drift), error)
+
+
+def _judged(audit: Audit) -> Audit:
+    """Judge the last minute, and its last half, which shows a change first."""
+    blocks = audit.blocks[1:]
+    if len(blocks) < LEAST_BLOCKS:
+        return audit
     known = audit.learnt.get(audit.load, Learnt())
-    drift = abs(ratio - known.ratio) - DRIFT if known.windows >= SETTLED else 0.0
-    excess = max(abs(ratio - 1) - BOUND, drift)
-    verdict = Verdict.SOUND
-    if excess > SIGMAS * error:
-        verdict = Verdict.CANNOT_TELL if audit.load is Load.PARTIAL else Verdict.WRONG
-    elif excess > 0:
-        verdict = Verdict.CANNOT_TELL
-    if verdict is not Verdict.WRONG and audit.verdict is Verdict.WRONG:
-        # It stays wrong until a load that can tell shows that it is right again.
-        verdict = Verdict.SOUND if verdict is Verdict.SOUND and _tells(audit) else Verdict.WRONG
-    if len(blocks) < MOST_BLOCKS - 1:
-        return msgspec.structs.replace(audit, verdict=verdict, ratio=ratio)
-    learnt = dict(audit.learnt)
-    if verdict is Verdict.SOUND:
-        step = (fmean(ratios) - known.ratio) / min(known.windows + 1, LEARNING)
-        learnt[audit.load] = Learnt(known.ratio + step, known.windows + 1)
+    window, latest = _window(blocks, known), _window(blocks[-LEAST_BLOCKS:], known)
+    if latest.is_off:
+        window = latest
+    verdict = Verdict.SOUND if window.excess <= 0 else Verdict.CANNOT_TELL
+    odd, learnt, proven = audit.odd, audit.learnt, audit.proven
+    if audit.load is Load.FULL:
+        odd = _off(odd, window, blocks[-1][0])
+    is_steady = audit.load is Load.REST or not proven or len(odd) >= LEVELS or _changed(blocks)
+    if window.is_off and audit.load is not Load.PARTIAL and is_steady:
+        verdict = Verdict.WRONG
+    elif audit.verdict is Verdict.WRONG and (
+        verdict is Verdict.CANNOT_TELL or audit.load is Load.PARTIAL
+    ):
+        verdict = Verdict.WRONG  # until a load that can tell shows that it is right again
+    if verdict is Verdict.SOUND and len(blocks) == MOST_BLOCKS:
+        proven = proven or audit.load is Load.REST
+        step = (blocks[-1][0] / blocks[-1][1] - known.ratio) / min(known.blocks + 1, LEARNING)
+        learnt = {**learnt, audit.load: Learnt(known.ratio + step, known.blocks + 1)}
     return msgspec.structs.replace(
-        audit, verdict=verdict, ratio=ratio, learnt=learnt, blocks=audit.blocks[-1:]
+        audit, verdict=verdict, ratio=window.ratio, learnt=learnt, proven=proven, odd=odd
     )
 
 
-def _tells(audit: Audit) -> bool:
-    return audit.load is not Load.PARTIAL
+def _off(
+    odd: tuple[tuple[float, float], ...], window: _Window, counted_uw: int
+) -> tuple[tuple[float, float], ...]:
+    """Return the full loads of one ratio that is off, with that of `window`."""
+    if not window.is_off:
+        return () if window.excess <= 0 else odd
+    alike = tuple(each for each in odd if abs(each[0] - window.ratio) < SAME_RATIO)
+    is_known = any(abs(level_uw - counted_uw) < SAME_LEVEL * counted_uw for _, level_uw in alike)
+    return alike if is_known else (*alike, (window.ratio, float(counted_uw)))
+
+
+def _changed(blocks: Sequence[tuple[int, int]]) -> bool:
+    """Return whether the counter changed half a minute ago, and power did not."""
+    before, after = blocks[:-LEAST_BLOCKS], blocks[-LEAST_BLOCKS:]
+    if len(before) < MOST_BLOCKS - LEAST_BLOCKS:
+        return False
+    (was_counted, counted), (was_drawn, drawn) = (
+        (fmean(block[i] for block in before), fmean(block[i] for block in after)) for i in (0, 1)
+    )
+    stayed = abs(drawn - was_drawn) < SAME_POWER * drawn
+    return stayed and abs(counted - was_counted) > DRIFT * counted

@@ -7,7 +7,8 @@ counter step: an observed step is an exact point (time, energy) of the energy cu
 nearby are whole periods away from it. Between such points the curve is assumed straight, except for
 the step that contains a boundary, where it may bend (`bent`).
 
-Only times, and energy within a step, move here; no total depends on this module.
+Of a burst only the readings around a step are kept (`Burst`). Only times, and energy within a step,
+move here; no total depends on this module.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import pairwise
 
 import msgspec
 
-from joulebook.core.energy.readings import Break, Reading
+from joulebook.core.energy.readings import Break, Meter, Reading
 from joulebook.units import NS_PER_MS
 
 SHARP_NS = 15 * NS_PER_MS
@@ -196,3 +197,50 @@ def _bend(
         return None
     energy_uj = end.energy_uj - min(max(round(later_uj), 0), counted_uj)
     return msgspec.structs.replace(end, t_ns=edge_ns, energy_uj=energy_uj)
+
+
+PAUSE_NS = 3 * NS_PER_MS
+"""Pause between two glances."""
+
+LENGTH_NS = 400 * NS_PER_MS
+"""A counter that has not stepped twice in this time is not waited for."""
+
+STEPS = 2
+
+
+class Burst:
+    """The counters of one burst, which began at node time `began_ns`."""
+
+    def __init__(self, began_ns: int) -> None:
+        self._until_ns = began_ns + LENGTH_NS
+        self._counters: dict[Meter, _Counter] = {}
+
+    def take(self, readings: Iterable[Reading]) -> list[Reading]:
+        """Decide which of two consecutive burst readings to keep."""
+        kept: list[Reading] = []
+        for reading in readings:
+            counter = self._counters.get(reading.meter)
+            if counter is None:
+                self._counters[reading.meter] = _Counter(reading)
+                kept.append(reading)
+            elif reading.energy_uj != counter.last.energy_uj:
+                kept += [counter.last, reading] if counter.last is not counter.kept else [reading]
+                counter.last = counter.kept = reading
+                counter.steps += 1
+            else:
+                counter.last = reading
+        return kept
+
+    def is_over(self, now_ns: int) -> bool:
+        """Return whether every counter has stepped twice, or the time is up."""
+        return now_ns >= self._until_ns or all(
+            counter.steps >= STEPS for counter in self._counters.values()
+        )
+
+
+class _Counter:
+    """How often one counter has stepped in this burst, and its last readings."""
+
+    def __init__(self, first: Reading) -> None:
+        self.last = self.kept = first
+        self.steps = 0

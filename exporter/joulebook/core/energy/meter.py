@@ -302,7 +302,7 @@ def _append(state: MeterState, reading: Reading) -> MeterUpdate:
         gaps.append(Gap(state.meter, state.gap_to_ns, reading.t_ns, DAEMON_DOWN))
     counted = counted_uj(state.last, reading) if reading.breaks is Break.NONE else None
     parts = between(state.last, reading) if counted is None else ()
-    audited = auditing.interrupted(state.audit)
+    audited = auditing.interrupted(state.audit, anew=reading.breaks is not Break.NONE)
     if reading.breaks is Break.NONE and not reading.after_outage:
         audited = auditing.heard(state.audit, reading)
     if not gaps:

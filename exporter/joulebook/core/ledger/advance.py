@@ -20,7 +20,7 @@ import msgspec
 from joulebook.core.attribution import host, outages
 from joulebook.core.attribution.attribute import Booking, Known, attribute, foreign_ns
 from joulebook.core.attribution.claims import Claim, Evidence, merge
-from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.attribution.host import OtherSplit
 from joulebook.core.energy import calibration
 from joulebook.core.energy.host_usage import HostSnapshot, is_busy, kept
 from joulebook.core.energy.intervals import Calibration

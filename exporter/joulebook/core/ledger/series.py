@@ -132,7 +132,7 @@ class _Air:
     def learn(
         self,
         facts: Iterable[WorkloadFacts],
-        claims: Iterable[Claim],
+        claims: Sequence[Claim],
         earned: Iterable[WorkloadId],
         foreign_users: Iterable[WorkloadId],
     ) -> tuple[WorkloadFacts, ...]:
@@ -140,11 +140,14 @@ class _Air:
         reported = {fact.id: fact for fact in facts}
         held_or_used = {claim.workload for claim in claims} | set(earned)
         holding = {claim.workload for claim in claims if claim.t1_ns is None}
+        sharing = {claim.workload for claim in claims if claim.parts != claim.of}
         named = held_or_used | set(reported) | set(foreign_users)
         news = []
         for id_ in sorted(id_ for id_ in named if id_ is not None):
             known = self._workloads.get(id_)
-            if known is not None and known.held and id_ not in reported:
+            shared = id_ in sharing or (known is not None and known.shared)
+            is_new = known is None or not known.held or shared != known.shared
+            if not is_new and id_ not in reported:
                 continue
             fact = _own_names(merged(WorkloadFacts(id_), reported.get(id_, WorkloadFacts(id_))))
             if known is not None:
@@ -153,10 +156,11 @@ class _Air:
                     fact = msgspec.structs.replace(fact, ended_ns=None)  # it was considered over
             held = id_ in held_or_used
             if known is None:
-                self._workloads[id_] = WorkloadState(fact, {}, self._now_ns, held=held)
-            elif fact != known.facts or (held and not known.held):
+                state = WorkloadState(fact, {}, self._now_ns, held=held, shared=shared)
+                self._workloads[id_] = state
+            elif fact != known.facts or is_new:
                 self._workloads[id_] = msgspec.structs.replace(
-                    known, facts=fact, held=held or known.held
+                    known, facts=fact, held=held or known.held, shared=shared
                 )
             if known is None or fact != known.facts:
                 news.append(fact)

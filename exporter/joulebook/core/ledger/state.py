@@ -67,6 +67,8 @@ class WorkloadState(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Whether it has held or used a meter: only then does it get a series."""
     bill: Charges = {}
     """What it was charged; exposed like its energy."""
+    shared: bool = False
+    """Whether it ever held a part of a device only."""
 
 
 # The order of its fields is the format of the ledger on disk: new ones go last.

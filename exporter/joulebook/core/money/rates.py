@@ -45,6 +45,8 @@ PER_HOUR = NS_PER_HOUR
 
 UG_PER_KWH = "ugCO2e/kWh"
 RATIO_PPM = "ppm"
+UL_PER_KWH = "uL/kWh"
+UL_PER_L = 1_000_000
 
 
 def nano_per_kwh(currency: str) -> str:

@@ -1,12 +1,15 @@
-"""Join the parts of a run from several nodes, by the scheduler's start time, else by time.
+"""Find which workloads are parts of one run: on several nodes, or in one job or controller.
 
-Nothing booked changes: parts are joined each time they are reported, so that a start time that
-becomes known later joins them from then on.
+What nodes booked of one job is joined by the scheduler's start time, else by time (`joined`); the
+components of a heterogeneous job, and the pods of one Job, are one run (`groups`). Nothing booked
+changes: parts are joined each time they are reported, so that a start time that becomes known later
+joins them from then on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from functools import reduce
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -14,6 +17,7 @@ import msgspec
 from joulebook.core.evidence import Remainder
 from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.workloads import WorkloadId
+from joulebook.units import NS_PER_S
 
 _SPANS_NODES = frozenset({"slurm", "kubernetes"})
 """Schedulers whose names mean the same on every node of a cluster."""
@@ -35,7 +39,7 @@ def put_together(parts: Mapping[_Key, Part]) -> dict[_Key, ReportWorkload]:
     If nodes report different owners of a workload, they are different runs.
     """
     runs: dict[tuple[str, ...], list[dict[_Key, Part]]] = {}
-    for key, part in sorted(parts.items(), key=lambda item: _begin_ns(item[1].workload)):
+    for key, part in sorted(parts.items(), key=lambda item: item[1].workload.started_utc_ns or 0):
         named = (part.workload.cluster, part.workload.id.scheduler, part.workload.id.workload)
         known = runs.setdefault(named, [])
         run = next((run for run in known if _is_of(part, list(run.values()))), None)
@@ -96,10 +100,6 @@ def _overlap(one: ReportWorkload, other: ReportWorkload) -> bool:
     return True
 
 
-def _begin_ns(workload: ReportWorkload) -> int:
-    return workload.started_utc_ns or 0
-
-
 def joined(accounts: Iterable[ReportData]) -> ReportData:
     """Join the data of several sources; their nodes must differ, or energy would count twice.
 
@@ -152,3 +152,83 @@ def _of_run(row: _Row, number: int, runs: Mapping[tuple[int, WorkloadId], Report
         return row
     run = runs.get((number, row.subject))
     return row if run is None else row._replace(subject=run.id)
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The parts of one run, and what is known of it from all of them."""
+
+    whole: ReportWorkload
+    parts: tuple[ReportWorkload, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that it may be asked for by, its parts' names among them.
+
+        Its start (`500@1767225620`, UTC seconds) distinguishes it from another run with its number.
+        """
+        began_s = _begin_ns(self.whole) // NS_PER_S
+        exact = {f"{self.whole.shown}@{began_s}"} if began_s else set()
+        return self.whole.names.union(exact, *(part.names for part in self.parts))
+
+
+def groups(data: ReportData) -> list[Group]:
+    """Return all workloads that anything was booked to, by the run that they are a part of."""
+    booked = {row.subject: None for rows in (data.postings, data.charges) for row in rows}
+    every = [
+        data.workloads.get(key) or ReportWorkload(key)
+        for key in booked
+        if isinstance(key, WorkloadId)
+    ]
+    alike: dict[object, list[list[ReportWorkload]]] = {}
+    for part in sorted(every, key=lambda each: (_begin_ns(each), each.id)):
+        runs = alike.setdefault(_common(part), [])
+        # Job numbers come again, those of heterogeneous jobs too.
+        run = next((run for run in runs if _owner(part) or _beside(run, part)), None)
+        if run is None:
+            runs.append([part])
+        else:
+            run.append(part)
+    return [_group(run) for runs in alike.values() for run in runs]
+
+
+def _common(workload: ReportWorkload) -> object:
+    """Return what the parts of a run have in common; Kubernetes names are unique in a namespace."""
+    cluster, scheduler = workload.of_cluster, workload.id.scheduler
+    if owner := _owner(workload):
+        return cluster, scheduler, workload.labels.account, owner
+    if het := workload.extra.get("het_job_id", ""):
+        return cluster, scheduler, workload.labels.user, het
+    return workload.id
+
+
+def _owner(workload: ReportWorkload) -> str:
+    """Return the controller whose pods are one run, including replacements of failed ones."""
+    owner = workload.extra.get("owner", "")
+    is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
+    return owner if is_job else ""
+
+
+def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
+    """Return whether a component ran while the others of a run did, none of which it is."""
+    if any(each.id.workload == part.id.workload for each in run):
+        return False
+    ends_ns = [each.ended_utc_ns for each in run]
+    return None in ends_ns or _begin_ns(part) <= max(end for end in ends_ns if end is not None)
+
+
+def _group(parts: list[ReportWorkload]) -> Group:
+    whole = reduce(ReportWorkload.and_of, parts)
+    first = parts[0]
+    if owner := _owner(first):
+        cluster = f"{first.of_cluster}:" if first.of_cluster else ""
+        known_as = WorkloadId(first.id.scheduler, f"{cluster}{first.labels.account}/{owner}")
+        whole = msgspec.structs.replace(whole, id=known_as, display=owner.rpartition("/")[2])
+    elif len(parts) > 1:
+        whole = msgspec.structs.replace(whole, display=first.extra["het_job_id"])
+    return Group(whole, tuple(parts))
+
+
+def _begin_ns(workload: ReportWorkload) -> int:
+    if workload.started_utc_ns is not None:
+        return workload.started_utc_ns
+    return workload.id.start * NS_PER_S

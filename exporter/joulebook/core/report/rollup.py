@@ -29,8 +29,10 @@ from joulebook.core.money.amounts import (
     RateUsed,
     total,
 )
-from joulebook.core.money.rates import RateSet
+from joulebook.core.money.rates import RateSet, StepCurve
+from joulebook.core.report import runs
 from joulebook.core.report.dataset import Charged, Posting, ReportData, UsedRate
+from joulebook.core.report.tally import WATER_GRID, WATER_SITE, Place
 from joulebook.core.workloads import Labels
 from joulebook.units import NS_PER_S, QUARTER_NS
 
@@ -39,12 +41,18 @@ Owner = Labels | Remainder
 
 
 class ReportLine(msgspec.Struct, frozen=True):
-    """One owner: consumption and charges (`restated` is `None` if not requested)."""
+    """One owner: consumption and charges (`restated` is `None` if not requested).
+
+    Attributes:
+        held_ns: GPU time held, whether energy is known for it (`amount.held_ns`) or not.
+
+    """
 
     owner: Owner
     amount: Amount
     booked: Charges
     restated: Charges | None = None
+    held_ns: int = 0
 
 
 class Recharged(NamedTuple):
@@ -80,6 +88,20 @@ def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner
     return sums
 
 
+def held(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
+    """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
+    booked_ns: dict[Subject, int] = {}
+    for row in account.postings:
+        booked_ns[row.subject] = booked_ns.get(row.subject, 0) + row.amount.held_ns
+    whole_ns = runs.held_ns(account)
+    sums: dict[Owner, int] = {}
+    for subject, ns in booked_ns.items():
+        whole = 0 if isinstance(subject, Remainder) else whole_ns.get(subject, 0)
+        key = owner(account, subject, level)
+        sums[key] = sums.get(key, 0) + max(ns, whole)
+    return sums
+
+
 def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """Return what was charged, by owner."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
@@ -97,27 +119,27 @@ def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT
     return Labels() if known is None else level.of(known.labels)
 
 
-def own_rates(account: ReportData) -> ReportData:
-    """Return the data with the rates weighted by its own energy and held time.
+def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
+    """Return the rates weighted by the energy and held time of the data itself.
 
     A ledger has each node's total at a rate, whoever was charged. For a selection, a rate weighs
     what the selection consumed on that node in that quarter hour; if several were in force, in
     proportion to what was charged at each.
     """
-    energy_uj: dict[_Place, int] = {}
-    held_ns: dict[_Place, dict[str, int]] = {}
+    energy_uj: dict[Place, int] = {}
+    held_ns: dict[Place, dict[str, int]] = {}
     for row in account.postings:
         place = (row.node, row.quarter_s)
         energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
         if (model := account.models.get((row.node, row.meter))) is not None:
             of_models = held_ns.setdefault(place, {})
             of_models[model] = of_models.get(model, 0) + row.amount.held_ns
-    hardware: dict[_Place, int] = {}
+    hardware: dict[Place, int] = {}
     for charged in account.charges:
         if charged.charge.item is Item.HARDWARE:
             place = (charged.node, charged.quarter_s)
             hardware[place] = hardware.get(place, 0) + charged.amount.atoms
-    groups: dict[tuple[_Place, str], list[UsedRate]] = {}
+    groups: dict[tuple[Place, str], list[UsedRate]] = {}
     for rate in account.rates:
         place = (rate.node, rate.used.quarter_s)
         if place in energy_uj:
@@ -128,11 +150,41 @@ def own_rates(account: ReportData) -> ReportData:
             rates += _own_hardware(rows, held_ns.get(place, {}), hardware.get(place, 0))
         else:
             rates += _own_energy(rows, energy_uj[place])
-    return msgspec.structs.replace(account, rates=tuple(rates))
+    return tuple(rates)
 
 
-_Place = tuple[str, int]
-"""A node and the UTC start of a quarter hour."""
+def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedRate, ...]:
+    """Return the rates, and those of water in force at each place and time.
+
+    Water is no counter and nothing is billed by it, so it is not booked with the energy.
+    """
+    energy_uj: dict[Place, int] = {}
+    for row in account.postings:
+        place = (row.node, row.quarter_s)
+        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+    rates = [row for row in account.rates if row.used.quantity not in {WATER_SITE, WATER_GRID}]
+    for quantity, curve in curves.items():
+        for place, whole_uj in energy_uj.items():
+            rates += _water_rates(quantity, curve, place, whole_uj)
+    return tuple(rates)
+
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
+
+
+def _water_rates(quantity: str, curve: StepCurve, place: Place, whole_uj: int) -> list[UsedRate]:
+    """Return the rates of a quarter hour, weighted by time; none if a part of it has none."""
+    node, t0_s = place
+    edges = [t0_s, *curve.steps(t0_s, t0_s + _QUARTER_S), t0_s + _QUARTER_S]
+    found = []
+    for a_s, b_s in itertools.pairwise(edges):
+        point = curve.at(a_s)
+        if point is None:
+            return []
+        used = RateUsed(t0_s, quantity, point.value, point.unit, point.source, point.quality)
+        found.append(UsedRate(used, whole_uj * (b_s - a_s) // _QUARTER_S, 0, node))
+    return found
+
 
 _MOST_GUESSES = 4096
 
@@ -216,7 +268,7 @@ def lines(
 
     `again` is the same data at other rates.
     """
-    amounts, booked = consumed(account, level), billed(account, level)
+    amounts, booked, times = consumed(account, level), billed(account, level), held(account, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (
@@ -225,6 +277,7 @@ def lines(
                 amounts.get(who, ZERO),
                 booked.get(who, {}),
                 None if restated is None else restated.get(who, {}),
+                times.get(who, 0),
             )
             for who in amounts.keys() | booked.keys()
         ),
@@ -258,4 +311,5 @@ def whole(statement: Iterable[ReportLine]) -> ReportLine:
         amount,
         total(line.booked for line in every),
         total(anew) if anew else None,
+        sum(line.held_ns for line in every),
     )

@@ -1,7 +1,4 @@
-"""The runs of an account: one for each job, whatever nodes it was on, added up exactly.
-
-One run are the components of a heterogeneous job, and the pods of one Job; what several nodes
-booked of one job is one workload already (see `parts`).
+"""The runs of an account: one for each job, whatever nodes it was on, added up exactly (`parts`).
 
     coverage = time for which energy is known / time for which GPUs were held
 
@@ -12,8 +9,7 @@ from its energy, so its energy is then a lower bound.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -28,89 +24,10 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Unknowable,
 )
-from joulebook.core.report.tally import Tally, booked, pue_ppm
+from joulebook.core.report.parts import Group, groups
+from joulebook.core.report.tally import Facility, Tally, booked
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S, QUARTER_NS
-
-
-class Group(msgspec.Struct, frozen=True):
-    """The parts of one run, and what is known of it from all of them."""
-
-    whole: ReportWorkload
-    parts: tuple[ReportWorkload, ...]
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All that it may be asked for by, its parts' names among them.
-
-        Its start (`500@1767225620`, UTC seconds) distinguishes it from another run with its number.
-        """
-        began_s = _begin_ns(self.whole) // NS_PER_S
-        exact = {f"{self.whole.shown}@{began_s}"} if began_s else set()
-        return self.whole.names.union(exact, *(part.names for part in self.parts))
-
-
-def groups(data: ReportData) -> list[Group]:
-    """Return all workloads that anything was booked to, by the run that they are a part of."""
-    booked = {row.subject: None for rows in (data.postings, data.charges) for row in rows}
-    every = [
-        data.workloads.get(key) or ReportWorkload(key)
-        for key in booked
-        if isinstance(key, WorkloadId)
-    ]
-    alike: dict[object, list[list[ReportWorkload]]] = {}
-    for part in sorted(every, key=lambda each: (_begin_ns(each), each.id)):
-        runs = alike.setdefault(_common(part), [])
-        # Job numbers come again, those of heterogeneous jobs too.
-        run = next((run for run in runs if _owner(part) or _beside(run, part)), None)
-        if run is None:
-            runs.append([part])
-        else:
-            run.append(part)
-    return [_group(run) for runs in alike.values() for run in runs]
-
-
-def _common(workload: ReportWorkload) -> object:
-    """Return what the parts of a run have in common; Kubernetes names are unique in a namespace."""
-    cluster, scheduler = workload.of_cluster, workload.id.scheduler
-    if owner := _owner(workload):
-        return cluster, scheduler, workload.labels.account, owner
-    if het := workload.extra.get("het_job_id", ""):
-        return cluster, scheduler, workload.labels.user, het
-    return workload.id
-
-
-def _owner(workload: ReportWorkload) -> str:
-    """Return the controller whose pods are one run, including replacements of failed ones."""
-    owner = workload.extra.get("owner", "")
-    is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
-    return owner if is_job else ""
-
-
-def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
-    """Return whether a component ran while the others of a run did, none of which it is."""
-    if any(each.id.workload == part.id.workload for each in run):
-        return False
-    ends_ns = [each.ended_utc_ns for each in run]
-    return None in ends_ns or _begin_ns(part) <= max(end for end in ends_ns if end is not None)
-
-
-def _group(parts: list[ReportWorkload]) -> Group:
-    whole = reduce(ReportWorkload.and_of, parts)
-    first = parts[0]
-    if owner := _owner(first):
-        cluster = f"{first.of_cluster}:" if first.of_cluster else ""
-        known_as = WorkloadId(first.id.scheduler, f"{cluster}{first.labels.account}/{owner}")
-        whole = msgspec.structs.replace(whole, id=known_as, display=owner.rpartition("/")[2])
-    elif len(parts) > 1:
-        whole = msgspec.structs.replace(whole, display=first.extra["het_job_id"])
-    return Group(whole, tuple(parts))
-
-
-def _begin_ns(workload: ReportWorkload) -> int:
-    if workload.started_utc_ns is not None:
-        return workload.started_utc_ns
-    return workload.id.start * NS_PER_S
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -157,23 +74,19 @@ class Run(msgspec.Struct, frozen=True):
 
 def runs(account: ReportData) -> tuple[Run, ...]:
     """Return the runs, in the order in which they started."""
-    postings: dict[Subject, list[Posting]] = defaultdict(list)
-    for row in account.postings:
-        postings[row.subject].append(row)
     bills: dict[Subject, list[Charges]] = defaultdict(list)
     for charged in account.charges:
         bills[charged.subject].append({charged.charge: charged.amount})
-    pue = pue_ppm(account.rates)
+    site = Facility.of(account.rates)
     found = []
-    for group in groups(account):
-        rows = [row for part in group.parts for row in postings[part.id]]
+    for group, rows in _with_rows(account):
         bill = total(bill for part in group.parts for bill in bills[part.id])
         walls = wall_ns(account, group.whole, rows)
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
                 group.whole,
-                booked(rows, bill, pue, None if walls is None else sum(walls.values())),
+                booked(rows, bill, site, None if walls is None else sum(walls.values())),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
                 _by_model(account, group.whole, on_gpus, walls),
@@ -187,6 +100,26 @@ def runs(account: ReportData) -> tuple[Run, ...]:
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
 
 
+def _with_rows(account: ReportData) -> Iterator[tuple[Group, list[Posting]]]:
+    postings: dict[Subject, list[Posting]] = defaultdict(list)
+    for row in account.postings:
+        postings[row.subject].append(row)
+    for group in groups(account):
+        yield group, [row for part in group.parts for row in postings[part.id]]
+
+
+def held_ns(account: ReportData) -> dict[WorkloadId, int]:
+    """Return how long each workload held GPUs, from start to end; none where that is not known."""
+    held: dict[WorkloadId, int] = {}
+    for group, rows in _with_rows(account):
+        parts = {part.id for part in group.parts}
+        for (subject, _, _), ns in (wall_ns(account, group.whole, rows) or {}).items():
+            who = subject if isinstance(subject, WorkloadId) and subject in parts else None
+            who = who or group.parts[0].id  # GPUs that nothing was booked on.
+            held[who] = held.get(who, 0) + ns
+    return held
+
+
 def remainders(account: ReportData) -> dict[Remainder, Tally]:
     """Return what belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
@@ -197,9 +130,9 @@ def remainders(account: ReportData) -> dict[Remainder, Tally]:
     for charged in account.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
-    pue = pue_ppm(account.rates)
+    site = Facility.of(account.rates)
     return {
-        reason: booked(rows.get(reason, []), total(bills.get(reason, [])), pue, 0)
+        reason: booked(rows.get(reason, []), total(bills.get(reason, [])), site, 0)
         for reason in sorted(rows.keys() | bills.keys())
     }
 
@@ -329,3 +262,83 @@ def _ends(
 
 def _overlap(gap: LostStretch, t0_ns: int, t1_ns: int) -> int:
     return max(min(gap.t1_utc_ns, t1_ns) - max(gap.t0_utc_ns, t0_ns), 0)
+
+
+class WorkloadTotals(msgspec.Struct, frozen=True):
+    """Everything booked to one workload; each mapping of amounts adds up to `total`.
+
+    Attributes:
+        first_s: UTC start of the first quarter hour with a posting; `None`: nothing was booked.
+        last_s: UTC end of the last one.
+        replayed: Whether one of its meters replayed a recorded trace.
+        nodes: Nodes that it was booked on.
+        wall_ns: GPU time that it held, from start to end; `None`: unknown.
+
+    """
+
+    workload: ReportWorkload
+    total: Amount
+    by_meter: dict[Meter, Amount]
+    by_method: dict[Method, Amount]
+    by_evidence: dict[str, Amount]
+    bill: Charges
+    first_s: int | None
+    last_s: int | None
+    replayed: bool = False
+    nodes: tuple[str, ...] = ()
+    wall_ns: int | None = None
+
+    @property
+    def gpu(self) -> Amount:
+        """The part of GPUs."""
+        found = ZERO
+        for meter, amount in self.by_meter.items():
+            if meter.component is Component.GPU:
+                found = found.plus(amount)
+        return found
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the booked share of the held GPU time; `None`: unknown, or no GPU was held."""
+        return min(self.gpu.held_ns / self.wall_ns, 1.0) if self.wall_ns else None
+
+
+def totals(data: ReportData) -> list[WorkloadTotals]:
+    """Return the totals of each run, in the order in which they began."""
+    of: dict[Subject, list[Posting]] = {}
+    for row in data.postings:
+        of.setdefault(row.subject, []).append(row)
+    found = []
+    for run in runs(data):
+        rows = [row for part in run.parts for row in of.get(part, ())]
+        total = ZERO
+        by_meter: dict[Meter, Amount] = {}
+        by_method: dict[Method, Amount] = {}
+        by_evidence: dict[str, Amount] = {}
+        for row in rows:
+            meter = row.meter
+            if len(run.nodes) > 1:
+                meter = Meter(meter.component, f"{row.node}/{meter.name}")
+            total = total.plus(row.amount)
+            by_meter[meter] = by_meter.get(meter, ZERO).plus(row.amount)
+            if row.method is not None:
+                by_method[row.method] = by_method.get(row.method, ZERO).plus(row.amount)
+            evidence = row.evidence or ""
+            by_evidence[evidence] = by_evidence.get(evidence, ZERO).plus(row.amount)
+        quarters = [row.quarter_s for row in rows]
+        found.append(
+            WorkloadTotals(
+                run.workload,
+                total,
+                by_meter,
+                by_method,
+                by_evidence,
+                run.tally.bill,
+                min(quarters, default=None),
+                max(quarters) + QUARTER_NS // NS_PER_S if quarters else None,
+                run.replayed,
+                run.nodes,
+                run.tally.wall_ns,
+            )
+        )
+    return found

@@ -11,7 +11,7 @@ import msgspec
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Subject
 from joulebook.core.money.amounts import CALIBRATION, Charges, total
-from joulebook.core.money.rates import PPM
+from joulebook.core.money.rates import PER_KWH, PPM
 from joulebook.core.report.dataset import Posting, UsedRate
 
 K = TypeVar("K", Component, str)
@@ -19,20 +19,27 @@ K = TypeVar("K", Component, str)
 UNKNOWN = ""
 """The method or evidence of energy if the source does not know it."""
 
+ENOUGH = 0.995
+"""If less than this share of the held GPU time is measured, energy is called a lower bound."""
 
 HOST = "host"
 """All components of a host other than GPUs."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Parts of runs, a part being a workload on a node: how many, and the GPU time they held."""
+    """Parts of runs, a part being a workload on a node: how many, the GPU time that they held, and
+    the energy of their GPUs.
+    """
 
     count: int = 0
     held_ns: int = 0
+    gpu_uj: int = 0
 
     def plus(self, other: Held) -> Held:
         """Return the sum."""
-        return Held(self.count + other.count, self.held_ns + other.held_ns)
+        return Held(
+            self.count + other.count, self.held_ns + other.held_ns, self.gpu_uj + other.gpu_uj
+        )
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -42,6 +49,8 @@ class Tally(msgspec.Struct, frozen=True):
         wall_ns: Held GPU time to be covered; `None`: unknown.
         facility: Energy of the facility as far as a PUE was known, in uJ x 10^-6.
         no_pue_uj: Energy without a known PUE.
+        water: Water as far as a WUE of site and grid was known, in atoms of `PER_KWH` to a uL.
+        no_water_uj: Energy without them.
         parts: All parts.
         parts_with: The parts with energy of a host component, by component; under `HOST`, of any.
 
@@ -58,6 +67,8 @@ class Tally(msgspec.Struct, frozen=True):
     no_pue_uj: int = 0
     parts: Held = Held()
     parts_with: Mapping[str, Held] = {}
+    water: int = 0
+    no_water_uj: int = 0
 
     @property
     def energy_uj(self) -> int:
@@ -73,6 +84,11 @@ class Tally(msgspec.Struct, frozen=True):
     def facility_uj(self) -> int | None:
         """Return the facility energy; `None` if a PUE was not known for all of it."""
         return None if self.no_pue_uj else (2 * self.facility + PPM) // (2 * PPM)
+
+    @property
+    def water_ul(self) -> int | None:
+        """Return the water in microlitres; `None` if it was not known for all of the energy."""
+        return None if self.no_water_uj else (2 * self.water + PER_KWH) // (2 * PER_KWH)
 
     @property
     def gpu_ns(self) -> int:
@@ -116,6 +132,8 @@ def added(tallies: Iterable[Tally]) -> Tally:
             name: sum_of(each.parts_with.get(name, Held()) for each in every)
             for name in sorted({name for each in every for name in each.parts_with})
         },
+        sum(each.water for each in every),
+        sum(each.no_water_uj for each in every),
     )
 
 
@@ -132,11 +150,35 @@ def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
     return sums
 
 
-def pue_ppm(rates: Iterable[UsedRate]) -> Mapping[tuple[str, int], int]:
-    """PUE in millionths by node and quarter hour; of several in one, their mean by energy."""
-    sums: dict[tuple[str, int], list[int]] = {}
+PUE, WATER_SITE, WATER_GRID = "pue", "water_site", "water_grid"
+
+Place = tuple[str, int]
+"""A node and the UTC start of a quarter hour."""
+
+
+class Facility(NamedTuple):
+    """What the site adds to energy, by place: PUE in millionths, water in uL per kWh."""
+
+    pue: Mapping[Place, int]
+    water_site: Mapping[Place, int]
+    water_grid: Mapping[Place, int]
+
+    @classmethod
+    def of(cls, rates: Sequence[UsedRate]) -> Facility:
+        """Take it out of the rates that were used."""
+        return cls(*(mean_of(rates, quantity) for quantity in (PUE, WATER_SITE, WATER_GRID)))
+
+    def water(self, place: Place) -> int | None:
+        """Return uL per kWh of IT energy, in millionths; `None`: not known."""
+        pue, site, grid = (curve.get(place) for curve in self)
+        return None if pue is None or site is None or grid is None else site * PPM + grid * pue
+
+
+def mean_of(rates: Iterable[UsedRate], quantity: str) -> Mapping[Place, int]:
+    """Return a rate by node and quarter hour; of several in one, their mean by energy."""
+    sums: dict[Place, list[int]] = {}
     for row in rates:
-        if row.used.quantity == "pue":
+        if row.used.quantity == quantity:
             both = sums.setdefault((row.node, row.used.quarter_s), [0, 0])
             both[0] += row.energy_uj * row.used.value
             both[1] += row.energy_uj
@@ -171,14 +213,14 @@ def calibrations(rates: Iterable[UsedRate]) -> Mapping[tuple[str, str, int], Cal
 def booked(
     rows: Sequence[Posting],
     bill: Charges,
-    pue: Mapping[tuple[str, int], int],
+    site: Facility,
     wall_ns: int | None,
 ) -> Tally:
-    """Return the totals of postings and charges, with PUE by node and quarter hour."""
+    """Return the totals of postings and charges."""
     components: dict[Component, int] = {}
     methods: dict[str, int] = {}
     evidence: dict[str, int] = {}
-    idle_uj = held_ns = facility = no_pue_uj = 0
+    idle_uj = held_ns = facility = no_pue_uj = water = no_water_uj = 0
     for row in rows:
         component, energy_uj = row.meter.component, row.amount.energy_uj
         components[component] = components.get(component, 0) + energy_uj
@@ -189,28 +231,35 @@ def booked(
         idle_uj += row.amount.idle_uj
         if component is Component.GPU:
             held_ns += row.amount.held_ns
-        ppm = pue.get((row.node, row.quarter_s))
+        place = (row.node, row.quarter_s)
+        per_kwh = site.water(place)
+        if per_kwh is None:
+            no_water_uj += energy_uj
+        else:
+            water += energy_uj * per_kwh
+        ppm = site.pue.get(place)
         if ppm is None:
             no_pue_uj += energy_uj
         else:
             facility += energy_uj * ppm
     return Tally(
         components, methods, evidence, idle_uj, held_ns, wall_ns, bill, facility, no_pue_uj,
-        *_parts(rows),
+        *_parts(rows), water, no_water_uj,
     )  # fmt: skip
 
 
 def _parts(rows: Iterable[Posting]) -> tuple[Held, dict[str, Held]]:
     """Return all parts, and those to which a host component was booked, by component."""
-    held_ns: dict[tuple[Subject, str], int] = {}
+    held: dict[tuple[Subject, str], Held] = {}
     seen: dict[str, set[tuple[Subject, str]]] = {}
     for row in rows:
         part, component = (row.subject, row.node), row.meter.component
         is_gpu = component is Component.GPU
-        held_ns[part] = held_ns.get(part, 0) + (row.amount.held_ns if is_gpu else 0)
+        of_gpu = Held(0, row.amount.held_ns, row.amount.energy_uj) if is_gpu else Held()
+        held[part] = held.get(part, Held(1)).plus(of_gpu)
         if not is_gpu:
             seen.setdefault(component, set()).add(part)
             seen.setdefault(HOST, set()).add(part)
-    return Held(len(held_ns), sum(held_ns.values())), {
-        name: Held(len(parts), sum(held_ns[part] for part in parts)) for name, parts in seen.items()
+    return sum_of(held.values()), {
+        name: sum_of(held[part] for part in parts) for name, parts in seen.items()
     }

@@ -19,9 +19,8 @@ from joulebook.config.lab import Collect
 from joulebook.core.ledger.export import PostingsPage
 from joulebook.errors import ConfigError, InputError, LedgerError, LedgerUnavailable
 from joulebook.lab.collect import validate
-from joulebook.lab.collect.client import NodeClient, Unanswered
+from joulebook.lab.collect.client import NodeClient, TargetList, Unanswered
 from joulebook.lab.collect.discovery import Targets
-from joulebook.lab.collect.targets import TargetList
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import Database
 from joulebook.log import LogOnce

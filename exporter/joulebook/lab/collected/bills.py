@@ -15,10 +15,12 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import Charge, Charges, Exact, Item, add
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
-from joulebook.lab.collected import rollup
+from joulebook.lab.collected import months
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.rollup import after, begin_s, closed_to, month_of
+from joulebook.lab.collected.months import after, begin_s, month_of
+from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.units import NS_PER_S
 
 _HALF = 1_000_000_000
 
@@ -60,6 +62,23 @@ FROM billed_entries JOIN owners ON owners.id = owner
 WHERE month = ? AND (? = '' OR account = ?)
 GROUP BY {_BY_OWNER}, late_s, item, currency
 """  # noqa: S608
+
+
+# Whoever held GPUs for longer than is booked, as far as that is seen without reading quarter hours:
+# those that share a GPU are among them.
+_SHORT = """
+SELECT DISTINCT w.scheduler, w.workload FROM (
+    SELECT workload, ledger, sum(held_ns) AS held_ns FROM used JOIN owners ON owners.id = owner
+    WHERE month = ? AND component = 'gpu' AND workload > 0 AND (? = '' OR account = ?)
+    GROUP BY workload, ledger
+) u
+JOIN facts f ON f.workload = u.workload AND f.ledger = u.ledger
+JOIN workloads w ON w.id = u.workload
+WHERE f.ended_utc_ns IS NULL OR u.held_ns * 1.005 < f.gpu_count * (
+    CASE WHEN f.ended_utc_ns < ? THEN f.ended_utc_ns ELSE ? END
+    - CASE WHEN f.started_utc_ns > ? THEN f.started_utc_ns ELSE ? END
+)
+"""
 
 
 class BillLine(msgspec.Struct, frozen=True):
@@ -151,6 +170,13 @@ def _bill(database: Database, month: int, account: str) -> MonthBill:
     )
 
 
+def short(database: Database, month: int, account: str = "") -> list[str]:
+    """Return the workloads that may have held GPUs in a month for longer than is booked."""
+    begin_ns, end_ns = begin_s(month) * NS_PER_S, begin_s(after(month)) * NS_PER_S
+    asked = [month, account, account, end_ns, end_ns, begin_ns, begin_ns]
+    return [f"{scheduler}/{name}" for scheduler, name in database.rows(_SHORT, asked)]
+
+
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:
     """Return the total of lines, over all components."""
     amount = ZERO
@@ -221,12 +247,12 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
     if not who.strip():
         raise InputError("a month is closed by somebody", reason="unsigned")
     if month >= month_of(now_s):
-        raise InputError(f"{rollup.shown(month)} is not over", reason="not_over")
+        raise InputError(f"{months.shown(month)} is not over", reason="not_over")
     with database.transaction():
         closed = closed_to(database)
         if month <= closed:
             raise InputError(
-                f"{rollup.shown(month)} is already closed (closed up to {rollup.shown(closed)})",
+                f"{months.shown(month)} is already closed (closed up to {months.shown(closed)})",
                 reason="closed",
             )
         earlier = database.rows(
@@ -234,7 +260,7 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
         )
         if earlier and earlier[0][0] is not None:
             raise InputError(
-                f"{rollup.shown(earlier[0][0])} is still open: close months in order",
+                f"{months.shown(earlier[0][0])} is still open: close months in order",
                 reason="order",
             )
         database.rows("INSERT INTO periods VALUES (?, ?, ?)", [month, now_s, who])

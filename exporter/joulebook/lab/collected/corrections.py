@@ -15,7 +15,8 @@ from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.rollup import after, closed_to, month_of, shown
+from joulebook.lab.collected.months import after, month_of, shown
+from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 _INSERT = (

@@ -1,61 +1,53 @@
 """The database under the collected ledger: an sqlite file or PostgreSQL, one way to talk to both.
 
 SQL is written once, with `?` for all values: no name from a node is ever part of a statement.
-psycopg is only loaded for PostgreSQL.
+SQLAlchemy, and psycopg for PostgreSQL, are loaded by the first connection: nodes have neither.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from joulebook.config.load import redact
-from joulebook.errors import ConfigError, LedgerError, LedgerUnavailable
-from joulebook.lab.collected import schema
-from joulebook.lab.collected.schema import Database, Row
+from joulebook.errors import ConfigError, LedgerError, LedgerTooNew, LedgerUnavailable
+from joulebook.lab.collected.months import QUARTERLY, after, begin_s, month_of
 
 if TYPE_CHECKING:
-    import psycopg
+    import sqlalchemy as sa
 
-__all__ = ["Database", "PostgreSql", "Row", "Sqlite", "connect", "one_by_some", "opened"]
+Row = tuple[Any, ...]
 
-_BUSY_S = 30.0
-_CONNECT_S = 10
 _AT_ONCE = 500
 """Values in one statement; sqlite of 2018 takes 999."""
+_ROWS_AT_ONCE = 5_000
 
 
 def connect(url: str, *, create: bool = False) -> Database:
-    """Open the collected ledger at `url`; `create` makes and updates its tables.
+    """Open the collected ledger at `url`; `create` makes and migrates its tables.
 
     Raises `ConfigError` for an invalid URL, and `LedgerError` and its children.
     """
-    parts = urlsplit(url)
-    database: Database
-    if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
-        # As others write it, with four slashes, it is the same file.
-        database = Sqlite(Path("/", parts.path.lstrip("/")), create=create)
-    elif parts.scheme in {"postgresql", "postgres"}:
-        database = PostgreSql(url)
-    else:
+    try:
+        # Nodes have neither SQLAlchemy nor psycopg.
+        from joulebook.lab.collected.engines import engine_of  # noqa: PLC0415
+
+        database = Database(*engine_of(url, create=create))
+    except ImportError as error:
+        extra = "postgresql" if error.name == "psycopg" else "lab"
         raise ConfigError(
-            "collect.url is not set: expected sqlite:///absolute/path or "
-            "postgresql://user@host:port/database"
-            if not url
-            else f"collect.url = {redact(url)!r}: expected sqlite:///absolute/path or "
-            "postgresql://user@host:port/database"
-        )
+            f"collect.url = {redact(url)!r}: {error.name} is not installed: "
+            f"pip install 'joulebook[{extra}]'"
+        ) from error
     try:
         if create:
-            schema.bring_up_to_date(database)
+            bring_up_to_date(database)
         else:
-            schema.refuse_other(database)
+            refuse_other(database)
     except BaseException:
         database.close()
         raise
@@ -65,11 +57,8 @@ def connect(url: str, *, create: bool = False) -> Database:
 @contextmanager
 def opened(url: str, *, create: bool = False) -> Iterator[Database]:
     """`connect`, closed in the end."""
-    database = connect(url, create=create)
-    try:
+    with connect(url, create=create) as database:
         yield database
-    finally:
-        database.close()
 
 
 def one_by_some(
@@ -82,7 +71,28 @@ def one_by_some(
         yield from database.rows(sql.replace("(*)", f"({marks})"), [*before, *some])
 
 
-class _Closing:
+class Database:
+    """One connection. Raises `LedgerUnavailable` where the same may work later (the database is
+    down, locked, full), else `LedgerError`.
+
+    Attributes:
+        name: What people are shown: the URL without a password.
+        lock: Suffix of a SELECT that locks its rows until the transaction ends.
+        head: The revision of the tables that this version has.
+        connection: What Alembic takes.
+
+    """
+
+    def __init__(self, engine: sa.Engine, name: str) -> None:
+        from joulebook.lab.collected import tables  # noqa: PLC0415
+
+        self.name, self.head = name, tables.HEAD
+        self.lock = " FOR UPDATE" if engine.dialect.name == "postgresql" else ""
+        self._tables = tables
+        self._months: set[int] = set()
+        with self._explaining():
+            self.connection = engine.connect().execution_options(no_parameters=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -94,171 +104,226 @@ class _Closing:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close it."""
-
-
-class Sqlite(_Closing):
-    """An sqlite file: the embedded default. A writer waits for another one, readers for none."""
-
-    lock = ""
-
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        self.name = f"sqlite://{path}"
-        if not create and not path.exists():
-            raise LedgerError(
-                f"no collected ledger at {path}: check collect.url; has `joulebook "
-                "collect` run?")  # fmt: skip
-        if create:
-            _make(path)
-        try:
-            self._conn = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._conn.execute("PRAGMA trusted_schema = OFF")
-            self._conn.execute("PRAGMA foreign_keys = ON")
-            if create:
-                self._conn.execute("PRAGMA journal_mode = WAL")
-                self._conn.execute("PRAGMA synchronous = FULL")
-            self._conn.execute("SELECT 1 FROM sqlite_master LIMIT 1")
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
-
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Return what a question finds."""
-        try:
-            return self._conn.execute(sql, values).fetchall()
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
-            raise self._explained(error) from error
+        with self._explaining():
+            found = self.connection.exec_driver_sql(self._marked(sql, values), tuple(values))
+            return [*map(tuple, found)] if found.returns_rows else []
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each row."""
-        try:
-            self._conn.executemany(sql, rows)
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
-            raise self._explained(error) from error
+        if rows:
+            with self._explaining():
+                self.connection.exec_driver_sql(self._marked(sql, rows), [*map(tuple, rows)])
 
-    def script(self, statements: Sequence[str]) -> None:
-        """Run statements without values."""
-        for statement in statements:
-            self.rows(statement)
+    def upsert(self, table: str, rows: Iterable[Sequence[object]], columns: str = "") -> None:
+        """Insert rows; where the key is there, replace the other `columns` (default: all)."""
+        made = self._tables.METADATA.tables[table]
+        names = tuple(columns.replace(",", " ").split()) or tuple(made.columns.keys())
+        places = [names.index(column.name) for column in made.primary_key]
+        every = [*{tuple(row[place] for place in places): row for row in rows}.values()]
+        sql = _upsert(made, names, arrays=bool(self.lock))
+        if not self.lock:
+            self.many(sql, every)
+            return
+        # One statement with an array for each column: half the time of a statement for each row.
+        for start in range(0, len(every), _ROWS_AT_ONCE):
+            some = every[start : start + _ROWS_AT_ONCE]
+            self.rows(sql, [[*column] for column in zip(*some, strict=True)])
 
     @contextmanager
     def transaction(self, *, writes: bool = True) -> Iterator[None]:
-        """All within, or nothing."""
-        self.rows("BEGIN IMMEDIATE" if writes else "BEGIN")
+        """All within, or nothing; a view of one instant."""
+        view = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if self.lock else "BEGIN"
+        self.rows(view if not writes else "BEGIN" if self.lock else "BEGIN IMMEDIATE")
         try:
             yield
             self.rows("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):
-                if self._conn.in_transaction:
-                    self._conn.execute("ROLLBACK")
+            with suppress(LedgerError):
+                self.rows("ROLLBACK")
             raise
 
-    def close(self) -> None:
-        """Close the file."""
-        self._conn.close()
+    def create(self) -> None:
+        """Make the tables in an empty database."""
+        with self._explaining():
+            self._tables.create(self.connection)
 
-    def _explained(self, error: Exception) -> LedgerError:
-        what = f"collected ledger {self.name}: {error}"
-        later = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL,
-                 sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # fmt: skip
-        if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in later:
-            return LedgerUnavailable(what)
-        return LedgerError(what)
-
-
-def _make(path: Path) -> None:
-    """An empty file that its owner and group alone may read, if there is none: it holds names."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise LedgerUnavailable(
-            f"collected ledger {path}: cannot be created: {error.strerror}: check collect.url "
-            "and the directory"
-        ) from None
-
-
-class PostgreSql(_Closing):
-    """A PostgreSQL database, as libpq understands the URL (PGPASSFILE, sslmode and all)."""
-
-    lock = " FOR UPDATE"
-
-    def __init__(self, url: str) -> None:
-        try:
-            import psycopg  # noqa: PLC0415 - 11 MiB that only users of PostgreSQL should pay
-        except ImportError as error:
-            raise ConfigError(
-                "collect.url names PostgreSQL, and psycopg is not installed: "
-                "pip install 'joulebook[postgresql]'"
-            ) from error
-        self._psycopg = psycopg
-        self.name = redact(url)
-        try:
-            self._conn: psycopg.Connection[Row] = psycopg.connect(
-                url,
-                autocommit=True,
-                connect_timeout=_CONNECT_S,
-                # A host that vanished is noticed, and no statement lasts for ever.
-                keepalives_idle=30,
-                tcp_user_timeout=60_000,
-                options="-c statement_timeout=600000 -c lock_timeout=60000"
-                " -c idle_in_transaction_session_timeout=600000",
-                application_name="joulebook",
-            )
-        except psycopg.Error as error:
-            raise self._explained(error) from error
-
-    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """What a question finds."""
-        try:
-            found = self._conn.execute(_percent(sql), values)
-            return found.fetchall() if found.description else []
-        except (self._psycopg.Error, UnicodeError) as error:
-            raise self._explained(error) from error
-
-    def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """Run a statement for each row."""
-        try:
-            with self._conn.cursor() as cursor:
-                cursor.executemany(_percent(sql), rows)
-        except (self._psycopg.Error, UnicodeError) as error:
-            raise self._explained(error) from error
-
-    def script(self, statements: Sequence[str]) -> None:
-        """Run statements without values."""
-        try:
-            for statement in statements:
-                self._conn.execute(statement)
-        except self._psycopg.Error as error:
-            raise self._explained(error) from error
-
-    @contextmanager
-    def transaction(self, *, writes: bool = True) -> Iterator[None]:
-        """All within, or nothing."""
-        self.rows("BEGIN" if writes else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        try:
-            yield
-            self.rows("COMMIT")
-        except BaseException:
-            with suppress(self._psycopg.Error):
-                self._conn.rollback()
-            raise
+    def have_months(self, quarters: Iterable[int]) -> None:
+        """Make the partitions of quarter hours that are missing; in the caller's transaction."""
+        if not self.lock or not (new := {*map(month_of, quarters)} - self._months):
+            return
+        with self._explaining():
+            add_partitions(self.connection.exec_driver_sql, new)
+        self._months |= new
 
     def close(self) -> None:
         """Close the connection."""
-        self._conn.close()
+        self.connection.close()
+        self.connection.engine.dispose()
 
-    def _explained(self, error: Exception) -> LedgerError:
-        what = f"collected ledger {self.name}: {' '.join(str(error).split())}"
-        kinds = self._psycopg
-        # Two writers that began at the same row: the later one tries again.
-        later = (kinds.OperationalError, kinds.InterfaceError, kinds.errors.UniqueViolation)
-        return LedgerUnavailable(what) if isinstance(error, later) else LedgerError(what)
+    def _marked(self, sql: str, values: object) -> str:
+        if not self.lock:
+            return sql
+        return (sql.replace("%", "%%") if values else sql).replace("?", "%s")
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        from sqlalchemy.exc import DBAPIError, SQLAlchemyError  # noqa: PLC0415
+
+        try:
+            yield
+        except DBAPIError as error:
+            said = " ".join(str(error.orig).split())
+            what = f"collected ledger {self.name}: {said}"
+            raise (LedgerUnavailable if _is_later(error.orig) else LedgerError)(what) from error
+        except (SQLAlchemyError, OverflowError, UnicodeError) as error:
+            raise LedgerError(f"collected ledger {self.name}: {error}") from error
 
 
-def _percent(sql: str) -> str:
-    return sql.replace("%", "%%").replace("?", "%s")
+def _is_later(error: BaseException | None) -> bool:
+    """Return whether the same may work later."""
+    if (code := getattr(error, "sqlite_errorcode", None)) is not None:
+        # BUSY, LOCKED, IOERR, FULL, CANTOPEN
+        return code & 0xFF in {5, 6, 10, 13, 14}
+    # Two writers that began at the same row: the later one tries again.
+    later = {"OperationalError", "InterfaceError", "UniqueViolation"}
+    return any(kind.__name__ in later for kind in type(error).__mro__)
+
+
+@cache
+def _upsert(table: sa.Table, names: tuple[str, ...], *, arrays: bool) -> str:
+    keys = [column.name for column in table.primary_key]
+    said = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+    marks = ", ".join("?" * len(names))
+    if arrays:
+        marks = ", ".join(f"?::{table.columns[name].type}[]" for name in names)
+    source = f"SELECT * FROM unnest({marks})" if arrays else f"VALUES ({marks})"  # noqa: S608
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) {source}"
+        f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {said}"
+    )
+
+
+def add_partitions(run: Callable[[str], Any], months: Iterable[int]) -> None:
+    """Make the partitions of months that have none, with the rows of before that belong there."""
+    for month in sorted(months):
+        first_s, end_s = begin_s(month), begin_s(after(month))
+        for name in QUARTERLY:
+            part = f"{name}_{month}"
+            if run(f"SELECT to_regclass('{part}')").scalar() is not None:
+                continue
+            run(f"CREATE TABLE {part} (LIKE {name} INCLUDING DEFAULTS)")
+            run(
+                f"WITH moved AS (DELETE FROM {name}_other WHERE quarter_s >= {first_s}"  # noqa: S608
+                f" AND quarter_s < {end_s} RETURNING *) INSERT INTO {part} SELECT * FROM moved"
+            )
+            run(
+                f"ALTER TABLE {name} ATTACH PARTITION {part}"
+                f" FOR VALUES FROM ({first_s}) TO ({end_s})"
+            )
+
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_PLACE = 0x4A4C424B
+"""The advisory lock of PostgreSQL under which tables are made: `JLBK`."""
+
+_OLD = (4, 7)
+"""Schemas of versions that had no Alembic."""
+_KNOWN = [f"{number:04}" for number in _OLD]
+_FIRST = "0008"
+"""The first one that Alembic made."""
+
+
+def bring_up_to_date(database: Database) -> None:
+    """Make the tables, or migrate those of this version or the one before: whole or not at all."""
+    if _version(database) == database.head:
+        return
+    with database.transaction():
+        if database.lock:
+            database.rows("SELECT pg_advisory_xact_lock(?)", [_PLACE])
+            database.rows("SET LOCAL statement_timeout = 0")
+        # Another collector may have been first.
+        found = _version(database)
+        if found is None:
+            _refuse_foreign(database)
+        elif found >= database.head:
+            refuse_other(database)
+            return
+        elif found < _FIRST and found not in _KNOWN:
+            raise LedgerError(
+                f"collected ledger {database.name} has schema {int(found)}, but this version "
+                f"needs a newer one: upgrades are from schemas {' and '.join(map(str, _OLD))}"
+            )
+        _migrate(database, found)
+
+
+def _migrate(database: Database, found: str | None) -> None:
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config(attributes={"connection": database.connection})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    if found is None:
+        database.create()
+        command.stamp(config, "head")
+        return
+    if found in _KNOWN:
+        command.stamp(config, found)
+    command.upgrade(config, "head")
+
+
+def refuse_other(database: Database) -> None:
+    """Raises `LedgerError` if these are not the tables of this version."""
+    found, known = _version(database), database.head
+    if found is None:
+        raise LedgerError(
+            f"{database.name} is not a collected ledger: check collect.url; has `joulebook "
+            "collect` run?"
+        )
+    if found > known:
+        raise LedgerTooNew(
+            f"collected ledger {database.name} has schema {int(found)}, but this version supports "
+            f"schemas up to {int(known)}: install the newer version"
+        )
+    if found < known:
+        raise LedgerError(
+            f"collected ledger {database.name} has schema {int(found)}, but this version needs "
+            f"{int(known)}: run `joulebook collect` of this version once"
+        )
+
+
+def refuse_downgrade() -> NoReturn:
+    """Raise `LedgerError`: what is booked and billed never goes back."""
+    raise LedgerError(
+        "a collected ledger cannot be downgraded: use this version or a newer one, or restore a "
+        "backup from before the upgrade"
+    )
+
+
+def _version(database: Database) -> str | None:
+    """Return the revision of the tables; `None`: there are none."""
+    if _has(database, "alembic_version"):
+        ((found,),) = database.rows("SELECT version_num FROM alembic_version")
+        return str(found)
+    if _has(database, "joulebook_schema"):
+        ((found,),) = database.rows("SELECT version FROM joulebook_schema")
+        return f"{found:04}"
+    return None
+
+
+def _refuse_foreign(database: Database) -> None:
+    # A node's own ledger has a table of that name, too.
+    for table in ("ledger", "ledgers", "postings", "workloads"):
+        if _has(database, table):
+            raise LedgerError(
+                f"{database.name} has a table {table} that is not part of a collected ledger: "
+                "use a separate file or database for collect.url"
+            )
+
+
+def _has(database: Database, table: str) -> bool:
+    if database.lock:
+        return database.rows("SELECT to_regclass(?)", [table])[0][0] is not None
+    return bool(database.rows("SELECT 1 FROM sqlite_master WHERE name = ?", [table]))

@@ -15,10 +15,18 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
-from joulebook.lab.collected import owners, renames
+from joulebook.lab.collected import compact, owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.rollup import Rollup, closed_to
-from joulebook.lab.collected.schema import HOW, KIND, OWNER, RATE, BilledOwner, numbered
+from joulebook.lab.collected.schema import (
+    HOW,
+    KIND,
+    OWNER,
+    POSTING_COLUMNS,
+    RATE,
+    BilledOwner,
+    numbered,
+)
 
 
 class Progress(NamedTuple):
@@ -83,12 +91,17 @@ def take(
             return None
         rollup = Rollup(database, ledger, closed)
         undated = _undated(page, now_s)
+        database.have_months(
+            {row.quarter_s for rows in (page.postings, page.charges, page.rates) for row in rows
+             if _SOONEST_S <= row.quarter_s <= now_s + _AHEAD_S}
+        )  # fmt: skip
         meters = _meters(database, ledger, page)
         workloads = owners.learn(database, ledger, page, closed, now_s)
-        _postings(database, ledger, page, meters, workloads, rollup, undated)
+        by_day = compact.late(database, ledger, page)
+        _postings(database, ledger, page, meters, workloads, rollup, undated, by_day)
         if page.next == page.last:
             _refuse_other_past(database, ledger, page)
-        _charges(database, ledger, page, workloads, rollup, undated)
+        _charges(database, ledger, page, workloads, rollup, undated, by_day)
         _rates(database, ledger, page)
         _gaps(database, ledger, page, meters)
         rollup.write()
@@ -147,21 +160,16 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
                 "the node to start a new one",
                 reason="went_back",
             )
-    database.many(
-        "INSERT INTO meters (id, ledger, local_id, component, name, model, booked_uj, expired_uj,"
-        " replayed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-        " model = excluded.model, booked_uj = excluded.booked_uj,"
-        " expired_uj = excluded.expired_uj, replayed = excluded.replayed",
+    database.upsert(
+        "meters",
         [
             (known[each.id], ledger, *msgspec.to_builtins(each)[:-1], int(each.replayed))
             for each in page.meters
         ],
+        "id, ledger, local_id, component, name, model, booked_uj, expired_uj, replayed",
     )
-    database.many(
-        "INSERT INTO charged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (ledger, item, currency) DO UPDATE SET whole = excluded.whole,"
-        " nano = excluded.nano, rest = excluded.rest, expired_whole = excluded.expired_whole,"
-        " expired_nano = excluded.expired_nano, expired_rest = excluded.expired_rest",
+    database.upsert(
+        "charged",
         [(ledger, row.item, row.currency, *row.booked, *row.expired) for row in page.charged],
     )
     return known
@@ -175,6 +183,7 @@ def _postings(
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
     undated: frozenset[int],
+    by_day: frozenset[int],
 ) -> None:
     if not page.postings:
         return
@@ -204,6 +213,8 @@ def _postings(
         amount = Amount(row.energy_uj, row.idle_uj, row.held_ns, row.idle_ns, row.calibration_uj,
                         row.tensor_ns, row.tensor_known_ns)  # fmt: skip
         before, apart = new.get(key, old.get(key, (ZERO, row.quarter_s in undated)))
+        if row.quarter_s in by_day and not apart:
+            amount = before.plus(amount)
         new[key] = (amount, apart)
         more = Amount(*(a - b for a, b in zip(amount, before, strict=True)))
         if not apart and min(more._replace(calibration_uj=0)) < 0:
@@ -215,15 +226,10 @@ def _postings(
         "UPDATE meters SET posted_uj = posted_uj + ? WHERE id = ?",
         [(more_uj, meter) for meter, more_uj in posted_uj.items()],
     )
-    database.many(
-        "INSERT INTO postings (ledger, quarter_s, meter, workload, how, energy_uj, idle_uj,"
-        " held_ns, idle_ns, calibration_uj, tensor_ns, tensor_known_ns, undated)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (ledger, quarter_s, meter, workload, how) DO UPDATE SET"
-        " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
-        " idle_ns = excluded.idle_ns, calibration_uj = excluded.calibration_uj,"
-        " tensor_ns = excluded.tensor_ns, tensor_known_ns = excluded.tensor_known_ns",
+    database.upsert(
+        "postings",
         [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
+        POSTING_COLUMNS,
     )
 
 
@@ -252,6 +258,7 @@ def _charges(
     workloads: Mapping[int, owners.KnownWorkload],
     rollup: Rollup,
     undated: frozenset[int],
+    by_day: frozenset[int],
 ) -> None:
     if not page.charges:
         return
@@ -275,6 +282,8 @@ def _charges(
         key = (row.quarter_s, who.workload, kinds[row.remainder, row.item, row.currency])
         amount = Exact(row.whole, row.nano, row.rest)
         before, apart = new.get(key, old.get(key, (Exact(), row.quarter_s in undated)))
+        if row.quarter_s in by_day and not apart:
+            amount = before.plus(amount)
         new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
         if apart or row.item in IDLE_PARTS.values():
@@ -282,10 +291,8 @@ def _charges(
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
         rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
-    database.many(
-        "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (ledger, quarter_s, workload, kind) DO UPDATE SET"
-        " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest",
+    database.upsert(
+        "charges",
         [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
     )
 
@@ -311,9 +318,8 @@ def _rates(database: Database, ledger: int, page: PostingsPage) -> None:
         RATE,
         {(row.quantity, row.value, row.unit, row.source, row.quality) for row in page.rates},
     )
-    database.many(
-        "INSERT INTO rates_used VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger, quarter_s, rate)"
-        " DO UPDATE SET energy_uj = excluded.energy_uj, held_ns = excluded.held_ns",
+    database.upsert(
+        "rates_used",
         [
             (
                 ledger,
@@ -329,9 +335,8 @@ def _rates(database: Database, ledger: int, page: PostingsPage) -> None:
 
 def _gaps(database: Database, ledger: int, page: PostingsPage, meters: Mapping[int, int]) -> None:
     # Not by the node's row numbers: sqlite gives those of deleted rows again.
-    database.many(
-        "INSERT INTO gaps VALUES (?, ?, ?, ?, ?) ON CONFLICT (ledger, meter, reason, t0_utc_ns)"
-        " DO UPDATE SET t1_utc_ns = excluded.t1_utc_ns",
+    database.upsert(
+        "gaps",
         [
             (ledger, meters[row.meter_id], row.reason, row.t0_utc_ns, row.t1_utc_ns)
             for row in page.gaps

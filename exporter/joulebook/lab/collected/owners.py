@@ -16,7 +16,6 @@ from joulebook.core.ledger.export import PostingsPage, WorkloadRow
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
-from joulebook.lab.collected.rollup import WRITE_BILLED, WRITE_USED
 from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 A = TypeVar("A", Amount, Exact)
@@ -29,18 +28,6 @@ SELECT w.scheduler, w.workload, w.start, w.id, (SELECT count(1) FROM facts WHERE
 FROM workloads w JOIN facts f ON f.workload = w.id WHERE w.ledger = 0 AND f.ledger = ?
     AND w.workload IN (*)
 """
-
-_FACTS_COLUMNS = (
-    "ledger", "workload", "display", "name", "person", "account", "experiment", "started_utc_ns",
-    "ended_utc_ns", "complete", "gpu_count", "evidence", "extra", "scheduler_start_s", "named",
-    "stage", "outcome",
-)  # fmt: skip
-_WRITE_FACTS = (
-    f"INSERT INTO facts ({', '.join(_FACTS_COLUMNS)})"  # noqa: S608 - words of ours
-    f" VALUES ({', '.join('?' * len(_FACTS_COLUMNS))})"
-    " ON CONFLICT (workload, ledger) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _FACTS_COLUMNS[2:])
-)
 
 
 class KnownWorkload(NamedTuple):
@@ -64,7 +51,7 @@ def learn(
     }
     owners = numbered(database, OWNER, right.values())
     mine, shared = _numbers(database, ledger, page, owners)
-    database.many(_WRITE_FACTS, [_facts(ledger, mine[row.id], row) for row in page.workloads])
+    database.upsert("facts", [_facts(ledger, mine[row.id], row) for row in page.workloads])
     stand = {
         number: (owner, relabelled)
         for number, owner, relabelled in one_by_some(
@@ -150,8 +137,8 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
         mine,
     )
     database.rows("DELETE FROM used WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
-    database.many(
-        WRITE_USED,
+    database.upsert(
+        "used",
         [
             (*key[:4], new, *key[4:], *amount[:4])
             for key, amount in _summed(used, Amount, 4).items()
@@ -163,8 +150,8 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
         mine,
     )
     database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
-    database.many(
-        WRITE_BILLED,
+    database.upsert(
+        "billed",
         [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(billed, Exact, 3).items()],
     )
 

@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import Subject
-from joulebook.core.money.amounts import Charge, Exact, Item, RateUsed
-from joulebook.core.money.rates import Quality
+from joulebook.core.evidence import Amount, Method, Subject
+from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -23,16 +22,16 @@ from joulebook.core.report.dataset import (
     ReportWorkload,
     Selection,
     Unknowable,
-    UsedRate,
     family_patterns,
     replay_warning,
     subject_of,
 )
 from joulebook.core.report.parts import Part, put_together
 from joulebook.core.workloads import Labels, WorkloadId
-from joulebook.lab.collected.bills import halves, replayed_meters, wholes
+from joulebook.lab.collected.bills import replayed_meters
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
-from joulebook.lab.collected.rollup import after, month_of
+from joulebook.lab.collected.months import after, month_of
+from joulebook.lab.collected.quarters import QuarterHours
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.units import NS_PER_S
 
@@ -53,30 +52,6 @@ SELECT workload, ledger, display, name, started_utc_ns, ended_utc_ns, gpu_count,
 FROM facts WHERE workload IN (*) ORDER BY workload, ledger
 """
 
-_POSTINGS = """
-SELECT l.node, p.workload, h.remainder, m.component, m.name, p.quarter_s, p.energy_uj, p.idle_uj,
-       p.held_ns, p.idle_ns, p.calibration_uj, p.tensor_ns, p.tensor_known_ns,
-       h.method, h.evidence
-FROM postings p JOIN ledgers l ON l.id = p.ledger JOIN meters m ON m.id = p.meter
-JOIN hows h ON h.id = p.how
-WHERE p.undated = 0 AND p.quarter_s >= ? AND p.quarter_s < ?
-"""
-
-_CHARGES = """
-SELECT l.node, c.workload, k.remainder, c.quarter_s, k.item, k.currency, c.whole, c.nano, c.rest
-FROM charges c JOIN ledgers l ON l.id = c.ledger JOIN kinds k ON k.id = c.kind
-WHERE c.undated = 0 AND c.quarter_s >= ? AND c.quarter_s < ?
-"""
-
-_RATES = f"""
-SELECT l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality,
-       {halves("u.energy_uj", "u.held_ns")}
-FROM rates_used u JOIN rates r ON r.id = u.rate JOIN ledgers l ON l.id = u.ledger
-WHERE u.quarter_s >= ? AND u.quarter_s <= ? AND l.node IN (*)
-GROUP BY l.node, u.quarter_s, r.quantity, r.value, r.unit, r.source, r.quality
-ORDER BY l.node, u.quarter_s, r.quantity, r.value
-"""  # noqa: S608 - words of ours
-
 _GAPS = """
 SELECT l.node, m.component, m.name, g.reason, g.t0_utc_ns, g.t1_utc_ns
 FROM gaps g JOIN ledgers l ON l.id = g.ledger JOIN meters m ON m.id = g.meter
@@ -92,31 +67,60 @@ WHERE t.line = 1 AND (t.workload > 0 OR (c.month >= ? AND c.month < ?)) ORDER BY
 """
 
 
-class CollectedSource:
-    """The collected ledger at a URL, as a source of reports."""
+NAME = "collected ledger"
 
-    def __init__(self, url: str) -> None:
+
+class CollectedSource:
+    """The collected ledger at a URL, as a source of reports.
+
+    `hourly` says what needs quarter hours, as other rates do; else days will do for closed months.
+    """
+
+    def __init__(self, url: str, hourly: str = "") -> None:
         self._url = url
+        self._hourly = hourly
 
     @property
     def name(self) -> str:
         """What people are shown."""
-        return "collected ledger"
+        return NAME
 
     def account(self, since_s: int, until_s: int, selection: Selection) -> ReportData:
-        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`."""
+        """Return what all nodes booked. Raises `ConfigError`, `LedgerError`, and `InputError` for
+        quarter hours that are days here and in no export.
+        """
         with opened(self._url) as database, database.transaction(writes=False):
-            return _account(database, self.name, since_s, until_s, selection)
+            return account(database, since_s, until_s, selection, self._hourly)
 
 
-def _account(
-    database: Database, source: str, since_s: int, until_s: int, wanted: Selection
+def account(
+    database: Database, since_s: int, until_s: int, wanted: Selection, hourly: str = ""
 ) -> ReportData:
+    """Return what all nodes booked."""
     known = _workloads(database, wanted)
-    span = [since_s, min(until_s, _LATEST_S)]
-    postings: list[Posting] = []
-    for node, number, remainder, *row in _chosen(database, _POSTINGS, "p", span, known, wanted):
-        postings.append(Posting.of_row(node, subject_of(number, remainder, known), row))
+    numbers = None if wanted.everything else sorted(known)
+    span = (since_s, min(until_s, _LATEST_S))
+    quarters = QuarterHours(database, span, numbers, hourly)
+    meters: dict[tuple[str, str], Meter] = {}
+    postings = []
+    for (
+        number,
+        quarter_s,
+        *amount,
+        node,
+        component,
+        name,
+        remainder,
+        method,
+        evidence,
+    ) in quarters.postings():
+        meter = meters.get((component, name)) or meters.setdefault(
+            (component, name), Meter(Component(component), name)
+        )
+        subject = subject_of(number, remainder, known)
+        postings.append(
+            Posting(node, subject, meter, quarter_s, Amount(*amount), Method(method), evidence)
+        )
     charged = tuple(
         Charged(
             node,
@@ -125,10 +129,9 @@ def _account(
             Charge(Item(item), currency),
             Exact(*parts),
         )
-        for node, number, remainder, quarter_s, item, currency, *parts in _chosen(
-            database, _CHARGES, "c", span, known, wanted
-        )
+        for number, quarter_s, *parts, node, remainder, item, currency in quarters.charges()
     )
+    places = {(row.node, row.quarter_s) for row in postings}
     there = {row.subject for row in postings} | {row.subject for row in charged}
     replayed = frozenset(
         (node, Meter(Component(component), name))
@@ -139,13 +142,13 @@ def _account(
         "SELECT node, max(booked_to_s) FROM ledgers GROUP BY cluster, node ORDER BY node"
     )
     return ReportData(
-        source,
+        NAME,
         since_s,
         until_s,
         tuple(postings),
         charged,
         {each.id: each for each in known.values() if each.id in there},
-        tuple(_rates(database, postings)),
+        tuple(quarters.rates(places)),
         tuple(
             LostStretch.of_row(node, row)
             for node, *row in database.rows(_GAPS, [edge_s * NS_PER_S for edge_s in span])
@@ -160,7 +163,7 @@ def _account(
         known_until_s=dict(nodes),
         unknown={} if nodes else {Unknowable.COVERAGE: "nothing collected yet"},
         warnings=(
-            *replay_warning(source, {meter for _, meter in booked & replayed}),
+            *replay_warning(NAME, {meter for _, meter in booked & replayed}),
             *_corrections(database, known, there, span, wanted),
             *_late(nodes, postings, until_s),
         ),
@@ -234,33 +237,6 @@ def _reported(facts: Sequence[object]) -> dict[str, Any]:
 
 def _marks(names: frozenset[str]) -> str:
     return ", ".join("?" * len(names))
-
-
-def _chosen(
-    database: Database,
-    sql: str,
-    table: str,
-    span: Sequence[int],
-    known: Mapping[int, ReportWorkload],
-    wanted: Selection,
-) -> Iterator[Row]:
-    if wanted.everything:
-        return iter(database.rows(sql, span))
-    return one_by_some(database, f"{sql} AND {table}.workload IN (*)", span, sorted(known))
-
-
-def _rates(database: Database, postings: Sequence[Posting]) -> Iterator[UsedRate]:
-    """The rates of the nodes and of the time of those postings: of a whole lab there are many."""
-    if not postings:
-        return
-    quarters = [row.quarter_s for row in postings]
-    nodes = sorted({row.node for row in postings})
-    for node, quarter_s, quantity, value, unit, source, quality, *sums in one_by_some(
-        database, _RATES, [min(quarters), max(quarters)], nodes
-    ):
-        used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
-        energy_uj, held_ns = wholes(sums)
-        yield UsedRate(used, energy_uj, held_ns, node)
 
 
 def _corrections(

@@ -1,53 +1,14 @@
 """What a page adds to bills: by day, owner and month, read once, added up exactly, written once.
 
-Months are numbers of the Gregorian calendar in UTC: 202611 is November 2026. Closed months stay
-as they are.
+Closed months stay as they are.
 """
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.lab.collected.database import Database, one_by_some
-
-DAY_S = 86_400
-
-
-def month_of(utc_s: int) -> int:
-    """Return the month of an instant."""
-    when = datetime.fromtimestamp(utc_s, UTC)
-    return when.year * 100 + when.month
-
-
-def after(month: int) -> int:
-    """Return the next month."""
-    return month + 1 if month % 100 < 12 else month + 89
-
-
-def before(month: int) -> int:
-    """Return the month before."""
-    return month - 1 if month % 100 > 1 else month - 89
-
-
-def begin_s(month: int) -> int:
-    """Return the UTC second at which a month begins."""
-    return int(datetime(month // 100, month % 100, 1, tzinfo=UTC).timestamp())
-
-
-def shown(month: int) -> str:
-    """`2026-11`."""
-    return f"{month // 100:04}-{month % 100:02}"
-
-
-def parsed(text: str) -> int:
-    """Parse a month like `2026-11`. Raises `ValueError` with what is expected."""
-    match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text, re.ASCII)
-    if match is None or int(match[1]) < 1970:
-        raise ValueError(f"{text!r}: expected a month like 2026-11")
-    return int(match[1]) * 100 + int(match[2])
+from joulebook.lab.collected.months import DAY_S, after, month_of
 
 
 def closed_to(database: Database) -> int:
@@ -65,20 +26,6 @@ Used = dict[tuple[int, int, int, int, str], Amount]
 
 Billed = dict[tuple[int, int, int, int, str, str], Exact]
 """(day, month, workload, owner, item, currency) to an amount."""
-
-WRITE_USED = (
-    "INSERT INTO used (ledger, day_s, month, workload, owner, component, energy_uj, idle_uj,"
-    " held_ns, idle_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (ledger, day_s, workload, owner, component, month) DO UPDATE SET"
-    " energy_uj = excluded.energy_uj, idle_uj = excluded.idle_uj, held_ns = excluded.held_ns,"
-    " idle_ns = excluded.idle_ns"
-)
-WRITE_BILLED = (
-    "INSERT INTO billed (ledger, day_s, month, workload, owner, item, currency, whole, nano, rest)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (ledger, day_s, workload, owner, item, currency, month) DO UPDATE SET"
-    " whole = excluded.whole, nano = excluded.nano, rest = excluded.rest"
-)
 
 
 class Rollup:
@@ -127,8 +74,8 @@ class Rollup:
             if known in self._used:
                 old = Amount(energy_uj, idle_uj, held_ns, idle_ns)
                 self._used[known] = self._used[known].plus(old)
-        self._database.many(
-            WRITE_USED, [(self._ledger, *key, *amount[:4]) for key, amount in self._used.items()]
+        self._database.upsert(
+            "used", [(self._ledger, *key, *amount[:4]) for key, amount in self._used.items()]
         )
         days = sorted({key[0] for key in self._billed})
         for *key, whole, nano, rest in one_by_some(
@@ -141,8 +88,8 @@ class Rollup:
             paid = (key[0], key[1], key[2], key[3], key[4], key[5])
             if paid in self._billed:
                 self._billed[paid] = self._billed[paid].plus(Exact(whole, nano, rest))
-        self._database.many(
-            WRITE_BILLED, [(self._ledger, *key, *amount) for key, amount in self._billed.items()]
+        self._database.upsert(
+            "billed", [(self._ledger, *key, *amount) for key, amount in self._billed.items()]
         )
 
     def _place(self, when_s: int, workload: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from joulebook.core.report.leaderboard import Board, ComparedMetric, Entrant, Unit, board
-from joulebook.lab.leaderboard.images import svg
+from joulebook.lab.leaderboard.formats import svg
 from joulebook.lab.leaderboard.plot import draw
 from joulebook.units import UJ_PER_J
 

@@ -23,9 +23,21 @@ class About(Section, frozen=True):
     exclude: Annotated[
         dict[str, str], doc('Runs that count, but not as part of the sweep: "105" = "wrong data"')
     ] = {}
+    final: Annotated[
+        tuple[str, ...],
+        doc("Runs whose models were published; all others are development. `*` matches anything."),
+    ] = ()
+    stages: Annotated[
+        dict[str, str],
+        doc(
+            "Stages of runs, by name of the run or experiment; they replace what the runs say: "
+            '"1200_*" = "SFT"'
+        ),
+    ] = {}
     region: Annotated[str, doc("Where it ran; overrides report.region.")] = ""
     params: Annotated[float, doc("Number of parameters of the model.", ge=0)] | None = None
     flops: Annotated[float, doc("Floating point operations of the training.", ge=0)] | None = None
+    tokens: Annotated[float, doc("Training tokens.", ge=0)] | None = None
     metric: Annotated[str, doc("Name of the metric.")] = ""
     split: Annotated[str, doc("Split of the data it was measured on.")] = ""
     value: Annotated[float, doc("Value of the metric.")] | None = None

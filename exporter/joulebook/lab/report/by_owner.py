@@ -8,10 +8,18 @@ import msgspec
 
 from joulebook.config.rates import Rates
 from joulebook.core.report.dataset import ReportData, Selection, Unknowable, UsedRate
-from joulebook.core.report.rollup import Level, Recharged, ReportLine, lines, own_rates, recharged
+from joulebook.core.report.rollup import (
+    Level,
+    Recharged,
+    ReportLine,
+    lines,
+    own_rates,
+    recharged,
+    with_water,
+)
 from joulebook.errors import ConfigError
 from joulebook.lab.report.sources import ReportSource
-from joulebook.rates.build import charges, rates_of
+from joulebook.rates.build import charges, rates_of, water_of
 from joulebook.units import NS_PER_S, QUARTER_NS
 
 
@@ -50,7 +58,7 @@ def make(
         since_s,
         until_s,
         lines(account, None if anew is None else anew.account, level),
-        own_rates(account).rates,
+        own_rates(account),
         {} if anew is None else anew.unpriced_uj,
         (*account.warnings, *(() if anew is None else anew.problems)),
     )
@@ -68,3 +76,8 @@ def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) 
         rates, environ, min(quarters, default=0), max(quarters, default=0) + QUARTER_NS // NS_PER_S
     )
     return recharged(account, known, charges(rates))._replace(problems=problems)
+
+
+def with_site_water(account: ReportData, rates: Rates) -> tuple[UsedRate, ...]:
+    """Return the account's rates, and the site's water per energy. Raises `ConfigError`."""
+    return with_water(account, {str(each): curve for each, curve in water_of(rates).items()})

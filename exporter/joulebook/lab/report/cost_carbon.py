@@ -7,19 +7,20 @@ from datetime import UTC, datetime
 
 from joulebook.config.lab import ReportSection
 from joulebook.core.money.amounts import CALIBRATION, Charge, Charges, Exact, Item, RateUsed
-from joulebook.core.money.rates import NANO, PPM, UG_PER_G, Quality
+from joulebook.core.money.rates import NANO, PPM, UG_PER_G, UL_PER_L, Quality
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable, UsedRate
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import Run
-from joulebook.core.report.tally import Tally, pue_ppm
+from joulebook.core.report.tally import PUE, WATER_GRID, WATER_SITE, Tally, mean_of
 from joulebook.lab.report.about import About
 from joulebook.lab.report.energy import why_unknown
 from joulebook.lab.report.model import Carbon, Compute, CostFigure, Figure, Rate
 from joulebook.units import kwh_from_uj
 
 KG, GRAMS_PER_KWH, PFLOPS_DAYS = "kg CO2e", "g CO2e/kWh", "PFLOP/s-days"
+LITRES = "L"
 G_PER_KG = 1000
 
 _NEARLY_ALL = 0.95
@@ -29,9 +30,16 @@ _CO2E = Charge(Item.CO2E)
 _PRECISIONS = ("bf16", "fp16", "tf32", "fp32")
 """The usual precision of training is the first that a model has."""
 
-_PER = {"price": NANO, "hardware": NANO, "carbon": UG_PER_G, "pue": PPM}
-_ON_FACILITY = {"price", "carbon"}
-_UNITS = {"carbon": GRAMS_PER_KWH, "pue": ""}
+_PER = {
+    "price": NANO,
+    "hardware": NANO,
+    "carbon": UG_PER_G,
+    PUE: PPM,
+    WATER_SITE: UL_PER_L,
+    WATER_GRID: UL_PER_L,
+}
+_ON_FACILITY = {"price", "carbon", WATER_GRID}
+_UNITS = {"carbon": GRAMS_PER_KWH, PUE: "", WATER_SITE: "L/kWh", WATER_GRID: "L/kWh"}
 
 
 def rates(used: Sequence[UsedRate]) -> list[Rate]:
@@ -40,7 +48,7 @@ def rates(used: Sequence[UsedRate]) -> list[Rate]:
     What is charged on the energy of the facility weighs by that, so that a mean here is what the
     cost or CO2e comes to for each kWh of it.
     """
-    pue = pue_ppm(used)
+    pue = mean_of(used, PUE)
     groups: dict[tuple[str, str, str, str], list[tuple[RateUsed, int]]] = {}
     for row in used:
         rate = row.used
@@ -90,6 +98,21 @@ def _rate(
 def kg(bill: Charges) -> float | None:
     """CO2e of a bill; `None` if none was charged."""
     return bill[_CO2E].floor / (UG_PER_G * G_PER_KG) if _CO2E in bill else None
+
+
+def litres(total: Tally) -> float | None:
+    """Water of a tally; `None`: not known."""
+    water_ul = total.water_ul
+    return None if water_ul is None else water_ul / UL_PER_L
+
+
+def _water(project: Tally) -> Figure:
+    litres_ = litres(project)
+    if litres_ is None:
+        why = "no WUE of site and grid is known (rates.water), or no PUE"
+        return Figure(None, LITRES, unknown=why)
+    note = "E_it x WUE of the site + E_fac x WUE of the grid"
+    return Figure(litres_, LITRES, note=note)
 
 
 def money(bill: Charges) -> dict[str, float]:
@@ -142,6 +165,7 @@ def carbon(
     return Carbon(
         _intensity(project, operational, is_default),
         zone or None,
+        _water(project),
         located,
         _market_based(project, settings),
         embodied,
@@ -234,9 +258,8 @@ def _utilization(runs: Sequence[Run], about: About) -> Figure:
     """How much of the peak was used: as was said, as was measured at most, or as is assumed."""
     if about.utilization is not None:
         return Figure(100 * about.utilization, "%", source="said by the researcher")
-    amounts = [amount for run in runs for amount in run.by_model.values()]
     held_ns, known_ns, tensor_ns = (
-        sum(getattr(amount, name) for amount in amounts)
+        sum(getattr(amount, name) for run in runs for amount in run.by_model.values())
         for name in ("held_ns", "tensor_known_ns", "tensor_ns")
     )
     if not known_ns or known_ns < _NEARLY_ALL * held_ns:

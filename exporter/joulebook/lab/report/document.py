@@ -10,23 +10,19 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from joulebook.lab.report import wording
-from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
+from joulebook.lab.report.model import Figure, Rate, SharePercent, Statement
 from joulebook.lab.report.paragraph import sentences
-
-MOST_RUNS = 25
-"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
-
-RUN_COLUMNS = (
-    "run",
-    "state",
-    "role",
-    "GPUs",
-    "GPU-hours",
-    "energy (kWh)",
-    "idle (kWh)",
-    "CO2e (kg)",
+from joulebook.lab.report.short import abstract, short
+from joulebook.lab.report.tables import (
+    MOST_RUNS,
+    RUNS,
+    DataTable,
+    by_outcome,
+    by_stage,
+    has_stages,
+    key_figures,
+    of_runs,
 )
-"""The first three are words, the others figures."""
 
 
 class StatementRow(Struct, frozen=True):
@@ -35,6 +31,11 @@ class StatementRow(Struct, frozen=True):
     label: str
     value: str
     note: str = ""
+
+    @property
+    def is_part(self) -> bool:
+        """Return whether it is a part of the row above."""
+        return self.label.startswith(" ")
 
 
 class StatementSection(Struct, frozen=True):
@@ -54,13 +55,24 @@ class Bar(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True):
-    """A statement in words and figures."""
+    """A statement in words and figures.
+
+    Attributes:
+        abstract: One sentence with the figures that matter most.
+        short: A paragraph for an appendix; its table is `key_table`.
+        paragraph: The full one.
+
+    """
 
     title: str
     subtitle: str
+    abstract: str
+    short: tuple[str, ...]
+    key_table: DataTable
     paragraph: tuple[str, ...]
+    tables: tuple[DataTable, ...]
     sections: tuple[StatementSection, ...]
-    runs: tuple[tuple[str, ...], ...]
+    runs: DataTable
     bars: tuple[Bar, ...]
     notes: tuple[str, ...]
 
@@ -68,32 +80,23 @@ class Document(Struct, frozen=True):
 def document(statement: Statement) -> Document:
     """Return the statement as people read it."""
     by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
-    listed = [run for run in statement.runs if run in by_energy]
+    staged = has_stages(statement)
     return Document(
         f"Energy statement: {statement.title}",
         f"{wording.span(statement)}, from {statement.source}, made by {statement.made_by}"
         f" at {statement.made_utc}",
+        abstract(statement),
+        short(statement),
+        by_stage(statement).without(lambda n: n == RUNS) if staged else key_figures(statement),
         sentences(statement),
+        (by_stage(statement), by_outcome(statement)) if staged else (),
         tuple(section for section in _sections(statement) if section.rows),
-        tuple(_run(run) for run in listed),
+        of_runs(statement),
         tuple(
             Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state)
             for run in by_energy[:MOST_RUNS]
         ),
-        tuple(_notes(statement, len(listed))),
-    )
-
-
-def _run(run: RunRow) -> tuple[str, ...]:
-    return (
-        run.id,
-        run.state,
-        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
-        str(run.gpus),
-        wording.number(run.gpu_hours),
-        wording.number(run.energy_kwh),
-        wording.number(run.idle_energy_kwh),
-        wording.NOT_KNOWN if run.co2e_kg is None else wording.number(run.co2e_kg),
+        tuple(_notes(statement, len(by_energy))),
     )
 
 
@@ -133,11 +136,26 @@ def _sections(statement: Statement) -> Iterator[StatementSection]:
             )
         ),
     )
+    boundary = statement.boundary
+    modelled = (
+        ("hosts, modelled", boundary.modelled_hosts),
+        ("network, modelled", boundary.modelled_network),
+        ("facility, modelled in part", boundary.modelled_facility),
+    )
+    yield StatementSection(
+        "Boundary",
+        (
+            _row("accelerators", boundary.accelerators),
+            _row("node", boundary.node),
+            _row("facility", boundary.facility),
+            *(_row(label, figure) for label, figure in modelled if figure.value),
+        ),
+    )
     yield StatementSection("How well it is known", tuple(_quality(statement)))
     yield StatementSection("Rates", tuple(map(_rate, statement.rates)) or (_no_rates(statement),))
     carbon = statement.carbon
     yield StatementSection(
-        "CO2e",
+        "CO2e and water",
         (
             _row("carbon intensity", carbon.intensity),
             StatementRow("zone", carbon.zone or wording.NOT_KNOWN),
@@ -145,6 +163,7 @@ def _sections(statement: Statement) -> Iterator[StatementSection]:
             _row("market-based", carbon.market_based),
             _row("embodied (beside it)", carbon.embodied),
             _row("SCI", carbon.sci),
+            _row("water", carbon.water),
         ),
     )
     yield StatementSection("Cost", tuple(_row(each.kind, each.cost) for each in statement.cost))
@@ -168,6 +187,7 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
         (counts.completed, "completed"),
         (counts.failed, "failed"),
         (counts.cancelled, "cancelled"),
+        (counts.preempted, "preempted"),
         (counts.running, "running"),
         (counts.not_known, "with an outcome that is not known"),
         (counts.excluded, "excluded"),
@@ -176,8 +196,13 @@ def _inventory(statement: Statement) -> Iterator[StatementRow]:
     yield StatementRow(
         "runs", f"{counts.total:,} in all" + (f": {said}" if said else ""), counts.states_from
     )
-    if counts.failed_runs:
-        yield StatementRow("failed", wording.listed(counts.failed_runs))
+    for outcome, names in (
+        ("failed", counts.failed_runs),
+        ("cancelled", counts.cancelled_runs),
+        ("preempted", counts.preempted_runs),
+    ):
+        if names:
+            yield StatementRow(outcome, wording.listed(names))
     if counts.partial_runs:
         yield StatementRow("in part", wording.listed(counts.partial_runs), "not whole in this time")
     if counts.excluded_runs:
@@ -226,7 +251,13 @@ def _rate(rate: Rate) -> StatementRow:
     )
 
 
-_NAMES = {"pue": "PUE", "carbon": "carbon intensity", "price": "price of electricity"}
+_NAMES = {
+    "pue": "PUE",
+    "carbon": "carbon intensity",
+    "price": "price of electricity",
+    "water_site": "WUE of the site",
+    "water_grid": "WUE of the grid",
+}
 
 
 def _no_rates(statement: Statement) -> StatementRow:

@@ -13,10 +13,10 @@ from joulebook.core.report.dataset import ReportData, Unknowable
 from joulebook.core.report.footprint import SENSOR_PERCENT, SENSOR_SOURCE
 from joulebook.core.report.run_roles import RunRoles
 from joulebook.core.report.runs import Run
-from joulebook.core.report.tally import HOST, UNKNOWN, Tally, added, calibrations
-from joulebook.lab.report.model import Energy, EnergyQuality, Figure, SharePercent
+from joulebook.core.report.tally import HOST, UNKNOWN, Held, Tally, added, calibrations
+from joulebook.lab.report.model import Boundary, Energy, EnergyQuality, Figure, SharePercent
 from joulebook.lab.report.wording import listed, percent, quantity
-from joulebook.units import kwh_from_uj
+from joulebook.units import UJ_PER_KWH, kwh_from_uj
 
 KWH, PERCENT = "kWh", "%"
 
@@ -28,9 +28,10 @@ def why_unknown(account: ReportData, matter: Unknowable) -> str:
     return f"not known from {account.source}: {account.unknown[matter]}"
 
 
-def energy(effort: RunRoles, project: Tally) -> Energy:
+def energy(runs: Sequence[Run], roles: RunRoles, project: Tally) -> Energy:
     """Energy by part, and by the role of runs."""
-    best, sweep = effort.best, added(run.tally for run in effort.sweep)
+    best = next((run for run in runs if run.workload.id == roles.best), None)
+    sweep = added(run.tally for run in runs if run.workload.id in roles.sweep)
     return Energy(
         gpu=_kwh(project.gpu_uj, _uncovered(project)),
         host=_host(project, HOST, *_HOST),
@@ -41,11 +42,50 @@ def energy(effort: RunRoles, project: Tally) -> Energy:
         it=_of_machines(project),
         facility=_facility(project),
         best=_unnamed() if best is None else _of_machines(best.tally, f"run {best.shown}"),
-        sweep=_of_machines(sweep, _several(len(effort.sweep))),
-        project=_of_machines(
-            project, f"{_several(len(effort.project))}, failed and excluded ones too"
-        ),
+        sweep=_of_machines(sweep, _several(len(roles.sweep))),
+        project=_of_machines(project, f"{_several(len(runs))}, failed and excluded ones too"),
     )
+
+
+def boundary(project: Tally, settings: ReportSection) -> Boundary:
+    """Return what is measured of accelerators, nodes and facility, and what the site models."""
+    unread_uj = project.parts.gpu_uj - project.parts_with.get(HOST, Held()).gpu_uj
+    hosts = _modelled(
+        settings.host_multiplier, unread_uj, "E_gpu without a host meter", settings.host_source,
+        "report.host_multiplier",
+    )  # fmt: skip
+    nodes_uj = project.energy_uj + round((hosts.value or 0.0) * UJ_PER_KWH)
+    network = _modelled(
+        settings.network_multiplier, nodes_uj, "E_it with modelled hosts", settings.network_source,
+        "report.network_multiplier",
+    )  # fmt: skip
+    added_kwh = sum(each.value or 0.0 for each in (hosts, network))
+    facility_uj = project.facility_uj
+    whole = Figure(None, KWH, unknown="nothing is modelled, or no PUE is known")
+    if facility_uj is not None and added_kwh and project.energy_uj:
+        pue = facility_uj / project.energy_uj
+        whole = Figure(
+            (kwh_from_uj(project.energy_uj) + added_kwh) * pue, KWH, note="modelled in part"
+        )
+    share = f"hosts measured for {percent(100 * project.measured_with(HOST))} of the " + (
+        "GPU-hours" if project.parts.held_ns else "runs and nodes"
+    )
+    return Boundary(
+        _kwh(project.gpu_uj, "measured", _uncovered(project)),
+        _kwh(project.energy_uj, share, _uncovered(project), _partly(project, HOST, "E_host ")),
+        _facility(project),
+        hosts,
+        network,
+        whole,
+    )
+
+
+def _modelled(multiplier: float | None, energy_uj: int, of: str, source: str, key: str) -> Figure:
+    """Return what a multiplier adds to an energy."""
+    if multiplier is None:
+        return Figure(None, KWH, unknown=f"no multiplier is declared ({key})")
+    value = kwh_from_uj(energy_uj) * (multiplier - 1)
+    return Figure(value, KWH, source=source, note=f"modelled: {multiplier:g} x {of}, less it")
 
 
 def _kwh(energy_uj: int, *notes: str) -> Figure:

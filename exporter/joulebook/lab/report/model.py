@@ -61,6 +61,8 @@ class RunRow(Struct, frozen=True):
     account: str
     experiment: str
     state: str
+    stage: str
+    final: bool | None
     whole: bool
     role: str
     excluded_because: str
@@ -75,6 +77,7 @@ class RunRow(Struct, frozen=True):
     idle_energy_kwh: float
     coverage_percent: float | None
     co2e_kg: float | None
+    water_l: float | None
     cost: dict[str, float]
     recorded_trace: bool
 
@@ -90,10 +93,13 @@ class Counts(Struct, frozen=True):
     completed: int
     failed: int
     cancelled: int
+    preempted: int
     running: int
     not_known: int
     excluded: int
     failed_runs: list[str]
+    cancelled_runs: list[str]
+    preempted_runs: list[str]
     excluded_runs: dict[str, str]
     partial_runs: list[str]
     states_from: str
@@ -132,6 +138,58 @@ class Energy(Struct, frozen=True):
     best: Figure
     sweep: Figure
     project: Figure
+
+
+class Boundary(Struct, frozen=True):
+    """What the energy covers, each part in kWh: accelerators, nodes, and the facility around them.
+
+    `modelled_hosts` and `modelled_network` are what a multiplier of the site adds for what no meter
+    read; `modelled_facility` is the energy of the facility with both. They are in no other figure.
+    """
+
+    accelerators: Figure
+    node: Figure
+    facility: Figure
+    modelled_hosts: Figure
+    modelled_network: Figure
+    modelled_facility: Figure
+
+
+class StageRow(Struct, frozen=True):
+    """The runs of one stage, and how they ended. Energy is that of the machines (without PUE).
+
+    `percent` is their part of the energy; `cost` is by kind and currency.
+    """
+
+    stage: str
+    runs: int
+    completed: int
+    failed: int
+    cancelled: int
+    preempted: int
+    running: int
+    not_known: int
+    gpu_hours: float
+    energy_kwh: float
+    energy_uj: int
+    facility_kwh: float | None
+    co2e_kg: float | None
+    water_l: float | None
+    cost: dict[str, float]
+    percent: float
+
+
+class Stages(Struct, frozen=True):
+    """The energy by stage, the final runs against all others, and what ended without a result.
+
+    `final` and `development` are null if nobody stated which runs are final.
+    """
+
+    rows: list[StageRow]
+    total: StageRow
+    final: StageRow | None
+    development: StageRow | None
+    lost: StageRow
 
 
 class EnergyQuality(Struct, frozen=True):
@@ -178,11 +236,13 @@ class Rate(Struct, frozen=True):
 
 class Carbon(Struct, frozen=True):
     """CO2e in kg: location-based with average intensities; beside it market-based, by the site's
-    contract, and embodied, as a range.
+    contract, and embodied, as a range. `water` is in litres: IT energy x WUE of the site + energy
+    of the facility x WUE of the grid.
     """
 
     intensity: Figure
     zone: str | None
+    water: Figure
     location_based: Figure
     market_based: Figure
     embodied: Figure
@@ -213,6 +273,7 @@ class ReportedResult(Struct, frozen=True, omit_defaults=True):
     metric: str = ""
     split: str = ""
     value: float | None = None
+    tokens: float | None = None
 
 
 class ModelCardFacts(Struct, frozen=True, omit_defaults=True):
@@ -260,6 +321,8 @@ class Statement(Struct, frozen=True):
     inventory: Inventory
     counts: Counts
     energy: Energy
+    boundary: Boundary
+    stages: Stages
     quality: EnergyQuality
     rates: list[Rate]
     carbon: Carbon

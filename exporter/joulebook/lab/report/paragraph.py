@@ -16,10 +16,20 @@ def sentences(statement: Statement) -> tuple[str, ...]:
     """Return the sentences of the paragraph, in order."""
     return tuple(
         text
-        for part in (_warned, _what, _energy, _roles, _carbon, _cost, _how)
+        for part in (_warned, _what, _energy, stages, _roles, _carbon, _water, _cost, _how)
         for text in part(statement)
         if text
     )
+
+
+def subject(statement: Statement) -> str:
+    """Return what the statement is about, at the beginning of a sentence."""
+    names, title = statement.inventory.experiments, statement.title
+    if not names:
+        return title[:1].upper() + title[1:]
+    if len(names) == 1:
+        return f"The experiment {title}"
+    return f"The {'experiments' if title == ', '.join(names) else 'project'} {title}"
 
 
 def _value(figure: Figure) -> str:
@@ -52,6 +62,7 @@ def _what(statement: Statement) -> Iterator[str]:
             (counts.completed, "completed"),
             (counts.failed, "failed"),
             (counts.cancelled, "cancelled"),
+            (counts.preempted, "preempted"),
             (counts.running, "still running"),
             (counts.excluded, "excluded from the results"),
         )
@@ -73,11 +84,9 @@ def _what(statement: Statement) -> Iterator[str]:
         when = f" on {first}" if first == last else f" between {first} and {last}"
         if not what.ended_utc:
             when = f" since {first}"
-    noun = "experiments" if len(what.experiments) > 1 else "experiment"
-    named = f"The {noun} {statement.title}" if what.experiments else statement.title
     held = number(what.gpu_hours.value or 0)
     yield (
-        f"{named} took {_runs(counts.total)}{said}"
+        f"{subject(statement)} took {_runs(counts.total)}{said}"
         + (f" on {gpus}" if gpus else "")
         + f"{where}{when}, using {held} GPU-hours."
     )
@@ -106,6 +115,27 @@ def _energy(statement: Statement) -> Iterator[str]:
             f"With a power usage effectiveness of {mean:.4g} ({mark}{named}), this is "
             f"{_value(energy.facility)} at the facility."
         )
+
+
+def stages(statement: Statement) -> Iterator[str]:
+    """Yield the sentence on final runs against development, if anybody stated which are final."""
+    final, development = statement.stages.final, statement.stages.development
+    if final is not None and development is not None and final.runs and development.runs:
+        yield (
+            f"Development accounted for {percent(development.percent)} of the energy and the final "
+            f"runs for {percent(final.percent)}."
+        )
+
+
+def _water(statement: Statement) -> Iterator[str]:
+    water = statement.carbon.water
+    if water.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity.startswith("water_")]
+        named = {"water_site": "at the site", "water_grid": "for the electricity"}
+        how = "; ".join(
+            f"{number(each.mean)} L/kWh {named[each.quantity]}, {each.source}" for each in rates
+        )
+        yield f"Water consumption was {_value(water)} ({how})."
 
 
 def _roles(statement: Statement) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The rows of a statement as a CSV file, from which anyone can recompute it.
+"""The rows of a statement as a CSV or Parquet file, from which anyone can recompute it.
 
 One file holds all that `statement.make` takes, so that the same code gives the same figures from
 it. Each line is a row of one `table`: what was posted and charged, the workloads, the rates that
@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -79,7 +79,7 @@ class _Lost(msgspec.Struct, frozen=True):
 
 
 class Row(NamedTuple):
-    """One line of the file.
+    """One line of the file: its columns in their order.
 
     Attributes:
         table: What it is: `statement`, `workload`, `posting`, `charge`, `rate`, `gap` or `model`.
@@ -139,7 +139,7 @@ def write(basis: Basis) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Row._fields)
-    writer.writerows(row._replace(**_guarded(row)) for row in _rows(basis))
+    writer.writerows(_each(row, _guarded) for row in table(basis))
     return text.getvalue()
 
 
@@ -162,7 +162,8 @@ def _nameless(workload: ReportWorkload) -> ReportWorkload:
     return msgspec.structs.replace(workload, display="", name="", labels=Labels(), extra={})
 
 
-def _rows(basis: Basis) -> Iterator[Row]:
+def table(basis: Basis) -> Iterator[Row]:
+    """Yield all rows, as they are."""
     account, context = basis.account, basis.context
     head = _Head(
         account.source, account.since_s, account.until_s, account.known_until_s, account.unknown,
@@ -205,14 +206,13 @@ def _rows(basis: Basis) -> Iterator[Row]:
         yield Row("gap", gap.node, **_on(gap.meter), facts=_json(lost))
 
 
-def _guarded(row: Row) -> dict[str, str]:
-    """Return the cells that a spreadsheet would take for a formula, and those that look guarded."""
-    cells = ((name, getattr(row, name)) for name in _FROM_OUTSIDE)
-    return {name: f"'{cell}" for name, cell in cells if cell and cell[0] in _FORMULA}
+def _each(row: Row, change: Callable[[str], str]) -> Row:
+    return row._replace(**{name: change(getattr(row, name)) for name in _FROM_OUTSIDE})
 
 
-def _unguarded(row: Row) -> Row:
-    return row._replace(**{name: getattr(row, name).removeprefix("'") for name in _FROM_OUTSIDE})
+def _guarded(cell: str) -> str:
+    """Return a cell that a spreadsheet takes for no formula, and one that looks guarded so, too."""
+    return f"'{cell}" if cell[:1] in _FORMULA and cell else cell
 
 
 def _of(subject: Subject) -> dict[str, str]:
@@ -230,41 +230,41 @@ def _json(value: object) -> str:
 
 
 def read(text: str, name: str) -> Basis:
-    """Read a file of rows. Raises `ConfigError` that names the file and its row."""
-    reader = csv.reader(io.StringIO(text), strict=True)
+    """Read a CSV file of rows. Raises `ConfigError` that names the file and its row."""
+    return taken(_parsed(csv.reader(io.StringIO(text), strict=True), name), name)
+
+
+def _parsed(reader: Iterable[list[str]], name: str) -> Iterator[Row]:
+    for line, values in enumerate(reader, 1):
+        if line == 1 and tuple(values) != Row._fields:
+            columns = ", ".join(Row._fields)
+            raise ConfigError(f"{name}: not a file of rows: expected the columns {columns}")
+        if len(values) != (wanted := len(Row._fields)):
+            raise ConfigError(f"{name}, row {line}: {len(values)} columns, expected {wanted}")
+        if line > 1:
+            yield _each(Row(*values), lambda cell: cell.removeprefix("'"))
+
+
+def taken(rows: Iterable[Row], name: str) -> Basis:
+    """Return what rows are about. Raises `ConfigError` that names the file and its row."""
     tables: dict[str, list[Any]] = {table: [] for table in _READERS}
-    said: dict[int, tuple[object, ...]] = {}
-    line = 0
+    said: list[tuple[object, ...]] = []
     try:
-        for line, values in enumerate(reader, 1):
-            if line == 1:
-                if tuple(values) == Row._fields:
-                    continue
-                columns = ", ".join(Row._fields)
-                raise ConfigError(f"{name}: not a file of rows: expected the columns {columns}")
-            if len(values) != len(Row._fields):
-                raise ConfigError(
-                    f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
-                )
-            row = _unguarded(Row(*values))
+        for row in rows:
             if row.table not in tables:
-                raise ConfigError(
-                    f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"
-                )
+                raise ValueError(f"table {row.table!r}: expected one of {', '.join(tables)}")
             tables[row.table].append(_READERS[row.table](row))
-            said[line] = _plain(row)
+            said.append(_plain(row))
     except (csv.Error, ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{name}, row {line}: {error}") from None
+        raise ConfigError(f"{name}, row {len(said) + 2}: {error}") from None
     if (heads := len(tables["statement"])) != 1:
         raise ConfigError(f"{name}: {heads} rows of the table statement, expected one")
     basis = _basis(tables)
-    left = Counter(map(_plain, _rows(basis)))
-    for line, row_said in said.items():
-        if not left[row_said]:
-            raise ConfigError(
-                f"{name}, row {line}: is there twice, or has what `report --rows` does not write"
-            )
-        left[row_said] -= 1
+    left = Counter(map(_plain, table(basis)))
+    for line, each in enumerate(said, 2):
+        if not left[each]:
+            raise ConfigError(f"{name}, row {line}: twice, or not as `report --rows` writes it")
+        left[each] -= 1
     return basis
 
 

@@ -22,8 +22,8 @@ _TIMEOUT_S = 20.0
 """For all questions together: slurmdbd answers in a second, or is in trouble."""
 _AT_ONCE = 200
 _MOST_BYTES = 16 << 20
-_RUN = re.compile(r"(\d{1,12}(?:_\d{1,10})?)(?:\.r(\d{1,6}))?", re.ASCII)
-"""As the ledger names a run (`107`) or as people do, and Prometheus with them (`101_7`)."""
+_RUN = re.compile(r"(\d{1,12}(?:[_+]\d{1,10})?)(?:\.r(\d{1,6}))?", re.ASCII)
+"""As the ledger names a run (`107`) or as people do, and Prometheus with them (`101_7`, `9+1`)."""
 
 _FIELDS = "JobID,JobIDRaw,Cluster,Submit,Start,End,State"
 _RESIZED = "RESIZING"
@@ -43,8 +43,8 @@ _STATES = {
     "NODE_FAIL": State.FAILED,
     "BOOT_FAIL": State.FAILED,
     "DEADLINE": State.FAILED,
+    "PREEMPTED": State.PREEMPTED,
     # Run again: what these consumed is lost like a failed run's.
-    "PREEMPTED": State.FAILED,
     "REQUEUED": State.FAILED,
     "REVOKED": State.FAILED,
 }

@@ -16,8 +16,9 @@ from joulebook.config import Config
 from joulebook.core.evidence import ZERO
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.parts import joined
-from joulebook.core.report.totals import WorkloadTotals
+from joulebook.core.report.runs import WorkloadTotals
 from joulebook.errors import ConfigError
+from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 
 FOREVER_S = 1 << 40
@@ -106,7 +107,7 @@ class LedgerSource:
                         f"--ledger {path}: is the same ledger as {twin}, or another copy of it: "
                         "give only the newer one"
                     )
-                found = reader.account(since_s, until_s, selection, node)
+                found = report_query.account(reader, since_s, until_s, selection, node)
             accounts.append(_of_cluster(found, cluster, selection))
         return replace(joined(accounts), source=self.name)
 
@@ -117,7 +118,7 @@ class LedgerSource:
             with LedgerReader(path) as reader:
                 found += [
                     WorkloadTotals(each, ZERO, {}, {}, {}, {}, None, None, nodes=(node,))
-                    for each in reader.workloads(selection)
+                    for each in report_query.workloads(reader, selection)
                 ]
         return found
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from joulebook import __version__
 from joulebook.config.lab import ReportSection
@@ -13,7 +15,13 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.report import footprint
 from joulebook.core.report.dataset import ReportData, Unknowable
 from joulebook.core.report.rollup import own_rates
-from joulebook.core.report.run_roles import RoleChoice, RunRoles, State, sort_out
+from joulebook.core.report.run_roles import (
+    NOT_STATED,
+    RoleChoice,
+    RunRoles,
+    State,
+    sort_out,
+)
 from joulebook.core.report.runs import Run, runs
 from joulebook.core.report.tally import added
 from joulebook.core.workloads import WorkloadId
@@ -30,6 +38,8 @@ from joulebook.lab.report.model import (
     ReportedResult,
     Restated,
     RunRow,
+    StageRow,
+    Stages,
     Statement,
 )
 from joulebook.lab.report.sources import FOREVER_S
@@ -75,10 +85,10 @@ def make(
 
     Raises `ConfigError` for a run that was named and is none.
     """
-    charged = own_rates(account) if anew is None else anew.account
+    charged = replace(account, rates=own_rates(account)) if anew is None else anew.account
     found = runs(charged)
     try:
-        effort = sort_out(found, choice, reported.states)
+        roles = sort_out(found, choice, reported.states, reported.settings.stages)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
@@ -96,14 +106,18 @@ def make(
         since_utc=_utc(account.since_s) if account.since_s else None,
         until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
         inventory=inventory,
-        counts=_counts(effort, reported.states_from),
-        energy=energy.energy(effort, project),
+        counts=_counts(found, roles, reported.states_from),
+        energy=energy.energy(found, roles, project),
+        boundary=energy.boundary(project, reported.settings),
+        stages=_stages(found, roles),
         quality=energy.quality(account, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),
         compute=cost_carbon.compute(charged, found, about),
-        result=ReportedResult(about.params, about.flops, about.metric, about.split, about.value),
+        result=ReportedResult(
+            about.params, about.flops, about.metric, about.split, about.value, about.tokens
+        ),
         card=ModelCardFacts(
             about.training_type,
             about.stage,
@@ -113,7 +127,7 @@ def make(
             about.country,
         ),
         restated=None if anew is None else _restated(account, anew),
-        runs=_rows(found, effort),
+        runs=[_row(run, roles) for run in found],
         limits=[LIMITS],
     )
 
@@ -189,41 +203,31 @@ def _gpu_count(account: ReportData, found: Sequence[Run]) -> Figure:
     return Figure(None, "GPUs", unknown=f"not known from {account.source}")
 
 
-def _counts(effort: RunRoles, states_from: str) -> Counts:
-    failed = effort.of(State.FAILED)
-    by_id = {run.workload.id: run for run in effort.project}
+def _counts(found: Sequence[Run], roles: RunRoles, states_from: str) -> Counts:
+    ended: dict[State, list[str]] = {state: [] for state in State}
+    for run in found:
+        if run.workload.id not in roles.excluded:
+            ended[roles.state(run)].append(run.shown)
+    shown = {run.workload.id: run.shown for run in found}
     return Counts(
-        len(effort.project),
-        len(effort.of(State.COMPLETED)),
-        len(failed),
-        len(effort.of(State.CANCELLED)),
-        len(effort.of(State.RUNNING)),
-        len(effort.of(State.UNKNOWN)),
-        len(effort.excluded),
-        [run.shown for run in failed],
-        {by_id[key].shown: why for key, why in effort.excluded.items()},
-        [run.shown for run in effort.project if run.cut],
+        len(found),
+        len(ended[State.COMPLETED]),
+        len(ended[State.FAILED]),
+        len(ended[State.CANCELLED]),
+        len(ended[State.PREEMPTED]),
+        len(ended[State.RUNNING]),
+        len(ended[State.UNKNOWN]),
+        len(roles.excluded),
+        ended[State.FAILED],
+        ended[State.CANCELLED],
+        ended[State.PREEMPTED],
+        {shown[key]: why for key, why in roles.excluded.items()},
+        [run.shown for run in found if run.cut],
         states_from,
     )
 
 
-def _rows(found: Sequence[Run], effort: RunRoles) -> list[RunRow]:
-    roles = {run.workload.id: "sweep" for run in effort.sweep}
-    if effort.best is not None:
-        roles[effort.best.workload.id] = "best"
-    roles |= dict.fromkeys(effort.excluded, "excluded")
-    return [
-        _row(
-            run,
-            roles.get(run.workload.id, ""),
-            effort.state(run),
-            effort.excluded.get(run.workload.id, ""),
-        )
-        for run in found
-    ]
-
-
-def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
+def _row(run: Run, roles: RunRoles) -> RunRow:
     workload, tally = run.workload, run.tally
     user, account, experiment = workload.labels
     return RunRow(
@@ -232,10 +236,12 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         user,
         account,
         experiment,
-        str(state),
+        str(roles.state(run)),
+        roles.stages.get(workload.id, NOT_STATED),
+        None if roles.final is None else workload.id in roles.final,
         not run.cut,
-        role,
-        excluded_because,
+        roles.role(run),
+        roles.excluded.get(workload.id, ""),
         list(run.nodes),
         _moment(workload.started_utc_ns),
         _moment(workload.ended_utc_ns),
@@ -247,6 +253,7 @@ def _row(run: Run, role: str, state: State, excluded_because: str) -> RunRow:
         kwh_from_uj(tally.idle_uj),
         None if tally.coverage is None else 100 * tally.coverage,
         cost_carbon.kg(tally.bill),
+        cost_carbon.litres(tally),
         cost_carbon.money(tally.bill),
         run.replayed,
     )
@@ -263,4 +270,54 @@ def _restated(booked: ReportData, anew: Recharge) -> Restated:
         {kind: after[kind] - before[kind] for kind in sorted(before.keys() & after.keys())},
         None if kg_before is None or kg_after is None else kg_after - kg_before,
         {item: kwh_from_uj(energy_uj) for item, energy_uj in anew.unpriced_uj.items()},
+    )
+
+
+_LOST = (State.FAILED, State.CANCELLED, State.PREEMPTED)
+
+
+def _stages(found: Sequence[Run], roles: RunRoles) -> Stages:
+    """Return the energy of each stage, in the order in which they began."""
+    whole_uj = sum(run.tally.energy_uj for run in found)
+
+    def row(name: str, runs: Iterable[Run]) -> StageRow:
+        return _stage_row(name, list(runs), roles, whole_uj)
+
+    groups: dict[str, list[Run]] = {}
+    for run in found:
+        groups.setdefault(roles.stages.get(run.workload.id, NOT_STATED), []).append(run)
+    final = roles.final
+    return Stages(
+        [row(name, runs) for name, runs in groups.items()],
+        row("all", found),
+        None
+        if final is None
+        else row("final runs", (run for run in found if run.workload.id in final)),
+        None
+        if final is None
+        else row("development", (run for run in found if run.workload.id not in final)),
+        row("without a result", (run for run in found if roles.state(run) in _LOST)),
+    )
+
+
+def _stage_row(name: str, runs: list[Run], roles: RunRoles, whole_uj: int) -> StageRow:
+    total = added(run.tally for run in runs)
+    ends = Counter(roles.state(run) for run in runs)
+    return StageRow(
+        stage=name,
+        runs=len(runs),
+        completed=ends[State.COMPLETED],
+        failed=ends[State.FAILED],
+        cancelled=ends[State.CANCELLED],
+        preempted=ends[State.PREEMPTED],
+        running=ends[State.RUNNING],
+        not_known=ends[State.UNKNOWN],
+        gpu_hours=footprint.hours(total.gpu_ns),
+        energy_kwh=kwh_from_uj(total.energy_uj),
+        energy_uj=total.energy_uj,
+        facility_kwh=None if total.facility_uj is None else kwh_from_uj(total.facility_uj),
+        co2e_kg=cost_carbon.kg(total.bill),
+        water_l=cost_carbon.litres(total),
+        cost=cost_carbon.money(total.bill),
+        percent=100 * total.energy_uj / whole_uj if whole_uj else 0.0,
     )

@@ -27,8 +27,15 @@ def number(value: float) -> str:
 
 
 _SCALES = {
-    "kWh": ((1e-4, 3.6e6, "J"), (0.1, 1e3, "Wh"), (1e4, 1.0, "kWh"), (math.inf, 1e-3, "MWh")),
-    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e4, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
+    "kWh": (
+        (1e-4, 3.6e6, "J"),
+        (0.1, 1e3, "Wh"),
+        (1e3, 1.0, "kWh"),
+        (1e6, 1e-3, "MWh"),
+        (math.inf, 1e-6, "GWh"),
+    ),
+    "L": ((0.1, 1e3, "mL"), (1e3, 1.0, "L"), (math.inf, 1e-3, "kL")),
+    "kg CO2e": ((0.1, 1e3, "g CO2e"), (1e3, 1.0, "kg CO2e"), (math.inf, 1e-3, "t CO2e")),
 }
 """By unit: below which value which factor makes which unit of it."""
 
@@ -44,6 +51,61 @@ def quantity(value: float, unit: str, high: float | None = None) -> str:
             break
     text = number(value) if high is None or high == value else f"{number(value)} to {number(high)}"
     return f"{text} {unit}".rstrip()
+
+
+def scale(value: float, unit: str) -> tuple[float, str]:
+    """Return the factor and the unit that suit a value."""
+    for limit, factor, scaled in _SCALES.get(unit, ()):
+        if abs(value) < limit:
+            return factor, scaled
+    return 1.0, unit
+
+
+def column(values: Sequence[float | None], unit: str) -> tuple[str, list[str]]:
+    """Return one unit for a column, that of its smallest value, and its figures in it.
+
+    Figures have as many decimals as the smallest needs for two digits.
+    """
+    known = [abs(value) for value in values if value]
+    factor, scaled = scale(min(known, default=0.0), unit)
+    least = min(known, default=1.0) * factor
+    digits = min(max(1 - math.floor(math.log10(least)), 0), 6)
+    if max(known, default=0.0) * factor >= 1_000:
+        digits = min(digits, 1)
+    return scaled, ["-" if v is None else f"{v * factor:,.{digits}f}" for v in values]
+
+
+def rounded(shown: Figure, error_percent: float) -> str:
+    """Return a figure in no more digits than its uncertainty allows, two at the least.
+
+    The last digit is that of the first digit of the uncertainty, of the second if that is a 1. At
+    most four digits are shown where it is not known.
+    """
+    if shown.value is None:
+        return figure(shown)
+    values = [shown.value] if shown.low is None or shown.high is None else [shown.low, shown.high]
+    factor, unit = (1.0, shown.unit) if shown.unit == "%" else scale(max(values), shown.unit)
+    digits = [_rounded(value * factor, error_percent) for value in values]
+    text = " to ".join(dict.fromkeys(digits))
+    return f"{text} {unit}".rstrip()
+
+
+def _rounded(value: float, error_percent: float) -> str:
+    if not value:
+        return "0"
+    place = math.floor(math.log10(abs(value)))
+    error = abs(value) * error_percent / 100
+    last = place - 3
+    if error:
+        first = math.floor(math.log10(error))
+        last = first - 1 if error / 10.0**first < 2 else first
+    last = min(max(last, place - 3), place - 1)
+    return f"{round(value, -last):,.{max(-last, 0)}f}"
+
+
+def significant(value: float) -> float:
+    """Return a figure for a form of others in six significant digits."""
+    return float(f"{value:.6g}")
 
 
 def percent(value: float) -> str:

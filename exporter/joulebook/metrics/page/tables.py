@@ -13,6 +13,7 @@ from joulebook.core.ledger.series import OVERFLOW
 from joulebook.core.ledger.state import WorkloadState
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Item, total
 from joulebook.core.money.rates import PPM, Point, Quality
+from joulebook.core.report.tally import ENOUGH
 from joulebook.core.workloads import Labels
 from joulebook.metrics.derived import UNKNOWN, Derived
 from joulebook.metrics.page import markup
@@ -123,7 +124,8 @@ def workloads(scene: Derived) -> str:
         power = power_w.get(shown.identity)
         about = "≈\u202f" if shown.identity in shared else ""
         now = "" if power is None else about + units_text.watts(power)
-        rows.append(_workload_row(scene, states[key], shown.identity, now))
+        measured = scene.coverage(key)
+        rows.append(_workload_row(scene, states[key], shown.identity, now, measured))
     if not rows:
         return section("Workloads", '<p class="dim">No workload yet.</p>\n', wide=True)
     listing = table("work", ("Workload", "Energy", "GPU time", "Power now"), rows)
@@ -133,7 +135,11 @@ def workloads(scene: Derived) -> str:
 
 
 def _workload_row(
-    scene: Derived, state: WorkloadState, identity: tuple[str, ...], power: str
+    scene: Derived,
+    state: WorkloadState,
+    identity: tuple[str, ...],
+    power: str,
+    measured: float | None,
 ) -> str:
     # The page shows what is booked, also while the series are still held at zero.
     amounts = state.balance.values()
@@ -150,12 +156,16 @@ def _workload_row(
         power = (
             f"<small>ended<br>{units_text.duration(scene.view.now_ns - state.ended_ns)} ago</small>"
         )
+    known = ""
+    if measured is not None and measured < ENOUGH:
+        known = f'<small class="idle">{units_text.percent(measured)} measured</small>'
     _, name, user, account, experiment = identity
     owner = " / ".join(filter(None, (user, account, experiment)))
     return (
         f'<tr{gone}><th scope="row">{text(name, 32)}<small>{text(owner, 120)}</small></th>'
         f'<td class="num">{units_text.energy(energy_uj)}{idle}</td>'
-        f'<td class="num">{units_text.duration(held_ns)}</td><td class="num">{power}</td></tr>'
+        f'<td class="num">{units_text.duration(held_ns)}{known}</td>'
+        f'<td class="num">{power}</td></tr>'
     )
 
 

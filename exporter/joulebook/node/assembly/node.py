@@ -21,7 +21,7 @@ from joulebook.config import Config
 from joulebook.config.lab import allowances
 from joulebook.config.rates import Rates, missing
 from joulebook.core.attribution import host
-from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.attribution.host import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
@@ -49,9 +49,9 @@ from joulebook.node.daemon import Daemon
 from joulebook.node.day_totals import DAY_S, Charging, DayTotals
 from joulebook.node.health import Health
 from joulebook.node.parts import Parts, Settings
-from joulebook.node.privacy import mask
 from joulebook.node.release import ReleaseHandler
 from joulebook.node.sensor_thread import SensorThread
+from joulebook.node.workload_sources import mask
 from joulebook.node.workloads.contract import WorkloadSource
 from joulebook.node.workloads.host.usage import HostUsageReader
 from joulebook.server.auth import PostingsPages, Tokens

@@ -31,7 +31,7 @@ from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import POWER_LOOK_S, Pace, PollResult
-from joulebook.node.sensors.sysfs import numbered, read_int, text_or
+from joulebook.node.sensors.sysfs import int_or_none, numbered, read_int, text_or
 from joulebook.units import UW_PER_MW
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,40 @@ class HwmonFiles(msgspec.Struct, frozen=True):
 def sockets(root: Path) -> list[HwmonFiles]:
     """Return the CPU sockets of superchips, in the order of their numbers."""
     return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
+
+
+def paired(root: Path, sysfs: Path, gpus: Sequence[Path]) -> list[HwmonFiles | None]:
+    """Return the CPU socket of each superchip's GPU; `gpus` are their PCI devices, in bus order.
+
+    A GPU is on the bus of its socket's cores. A socket's number is the rank of its package, whose
+    own id is arbitrary on ARM. Where that is not known, both are in the same order, if there are
+    as many of them.
+    """
+    found = sockets(root)
+    packages = sorted(
+        {
+            number
+            for _, cpu in numbered(sysfs / "devices/system/cpu", r"cpu(\d+)")
+            if (number := int_or_none(cpu / "topology/physical_package_id")) is not None
+        }
+    )
+    by_package = dict(zip(packages, found, strict=True)) if len(packages) == len(found) else {}
+    near = [_package(sysfs, gpu) for gpu in gpus]
+    local = [None if package is None else by_package.get(package) for package in near]
+    if None not in local and len({each.meter for each in local if each}) == len(local):
+        return local
+    return list(found) if len(found) == len(gpus) else [None] * len(gpus)
+
+
+def _package(sysfs: Path, gpu: Path) -> int | None:
+    """Return the package of the cores next to a PCI device; `None` if it has none of its own."""
+    node = int_or_none(gpu / "numa_node")
+    if node is None or node < 0:
+        return None
+    first = re.match(r"\d+", text_or(sysfs / f"devices/system/node/node{node}/cpulist"))
+    if first is None:
+        return None
+    return int_or_none(sysfs / f"devices/system/cpu/cpu{first[0]}/topology/physical_package_id")
 
 
 def jetson_gpu(root: Path) -> HwmonFiles | None:

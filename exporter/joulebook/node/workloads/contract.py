@@ -1,11 +1,14 @@
 """The contract of workload sources, which find out who holds which device.
 
 A source watches (inotify, kubelet, ...) in its own threads and keeps its view in memory; `holdings`
-only returns that view, in well under a millisecond.
+only returns that view, in well under a millisecond. What it cannot use it rejects (`Rejections`).
 """
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,6 +18,8 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
+from joulebook.errors import InputError
+from joulebook.log import LogOnce
 
 
 def joined(claims: Iterable[Claim]) -> tuple[Claim, ...]:
@@ -130,3 +135,42 @@ class WorkloadSource(Protocol):
 
     def close(self) -> None:
         """Stop watching."""
+
+
+FAULT = "fault"
+"""The reason under which errors of our own are counted."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Rejections:
+    """Call it with an error that was caught."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._once = LogOnce(_LOG)
+
+    def __call__(self, error: InputError) -> None:
+        """Count it, and log it unless the same was logged (its message names file or job)."""
+        self.count(error.reason)
+        said = "rejected: %s (%s; the same again: only counted)"
+        self._once.failed(error.reason, said, error, error.reason, reason=str(error))
+
+    def count(self, reason: str) -> None:
+        """Count an input that is logged elsewhere."""
+        with self._lock:
+            self._counts[reason] += 1
+
+    def fault(self, what: str) -> None:
+        """An exception that is a fault of ours, and being handled: count it as `fault`.
+
+        `what` is what failed and its consequence. The traceback is logged once.
+        """
+        self.count(FAULT)
+        self._once.fault(what)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of each reason since the start."""
+        with self._lock:
+            return dict(self._counts)

@@ -3,8 +3,9 @@
     start,per_kwh,end,quality,source
     2026-01-01T00:00:00+01:00,0.31,,measured,contract 2026
 
-`start` and one of the columns of figures (`per_kwh`, `per_mwh`: money; `grams_per_kwh`) must be
-there. Times are ISO 8601 with their offset, in order. A row holds until its `end`, or the next row.
+`start` and the column of figures must be there: `per_kwh` or `per_mwh` (money), `grams_per_kwh`,
+`pue`, or `l_per_kwh` (water). Times are ISO 8601 with their offset, in order. A row holds until its
+`end`, or the next row.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from pathlib import Path
 
 from joulebook.core.money.rates import Point, Quality
 from joulebook.errors import ConfigError, FeedWrong
-from joulebook.rates.contract import Plan, Quantity, fault, grams_ug, price_nano, unit_of, utc_s
+from joulebook.rates.contract import Plan, Quantity, fault, figure_of, price_nano, unit_of, utc_s
 from joulebook.untrusted_files import read_named_text
 
 MAX_BYTES = 16 * 2**20
 
-_FIGURES = {Quantity.PRICE: ("per_kwh", "per_mwh"), Quantity.CARBON: ("grams_per_kwh",)}
+_FIGURES = {
+    Quantity.PRICE: ("per_kwh", "per_mwh"),
+    Quantity.CARBON: ("grams_per_kwh",),
+    Quantity.PUE: ("pue",),
+    Quantity.WATER_SITE: ("l_per_kwh",),
+    Quantity.WATER_GRID: ("l_per_kwh",),
+}
 _OTHERS = ("start", "end", "quality", "source")
 
 
@@ -114,8 +121,8 @@ class CsvFile:
             # `Decimal` would take 1_000, digits of other scripts and exponents as well.
             if not re.fullmatch(r"[+-]?\d{1,15}(\.\d{1,30})?", text, re.ASCII):
                 raise FeedWrong(where, reason="file")
-            if self._quantity is Quantity.CARBON:
-                return grams_ug(text, where)
+            if self._quantity is not Quantity.PRICE:
+                return figure_of(text, self._quantity, where)
             unit = f"{self._currency}/{'MWh' if figure == 'per_mwh' else 'kWh'}"
             return price_nano(text, unit, self._currency, where)
         except FeedWrong:

@@ -35,6 +35,7 @@ class RatesDocument(msgspec.Struct, frozen=True):
     zone: str
     price: QuantityRates | None = None
     carbon: QuantityRates | None = None
+    pue: QuantityRates | None = None
 
 
 _DOCUMENT = msgspec.json.Decoder(RatesDocument)
@@ -72,7 +73,8 @@ class RatesServiceFeed:
             raise FeedWrong(
                 f"{self.name}: has version {said.v}, this node {VERSION}", reason="garbage"
             )
-        offer = said.price if self._quantity is Quantity.PRICE else said.carbon
+        offers = {Quantity.PRICE: said.price, Quantity.CARBON: said.carbon, Quantity.PUE: said.pue}
+        offer = offers.get(self._quantity)
         if offer is None:
             raise FeedEmpty(f"{self.name}: has no {self._quantity} configured")
         if self._quantity is Quantity.PRICE and said.currency != self._currency:

@@ -24,16 +24,19 @@ RUNBOOKS = "https://github.com/joulebook/joulebook/blob/main/docs/runbooks.md"
 """Where the sections are; the anchor is the alert's name in lower case."""
 
 
-def unbooked(where: str = "") -> str:
-    """What a node's meters read and its books do not show, in joules: 0, save for flooring."""
-    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where})"
+def unbooked(where: str = "", at: str = "") -> str:
+    """What a node's meters read and its books do not show, in joules: 0, save for flooring; now, or
+    at an instant.
+    """
+    then = f" @ {at}" if at else ""
+    read = f"sum by (cluster, node) (joulebook_meter_energy_joules_total{where}{then})"
     booked = '__name__=~"joulebook_(experiment|remainder)_energy_joules_total"'
     aside = '__name__=~"joulebook_(pending|unexposed)_energy_joules"'
     matchers = where.strip("{}")
     return (
         f"(\n  {read}\n"
-        f"  - sum by (cluster, node) ({selector('', booked, matchers)})\n"
-        f"  - sum by (cluster, node) ({selector('', aside, matchers)})\n)"
+        f"  - sum by (cluster, node) ({selector('', booked, matchers)}{then})\n"
+        f"  - sum by (cluster, node) ({selector('', aside, matchers)}{then})\n)"
     )
 
 
@@ -213,6 +216,18 @@ _OF_BOOKS = (
         "{{ $labels.workload }} of {{ $labels.experiment }}; ask whether it may be ended",
         "The workload holds GPUs now, held them for most of the last 3 hours, and they did no work "
         "in at least 95 % of that time.",
+    ),
+    Alert(
+        "JoulebookForeignUse",
+        by(f"{_NODE}, scheduler, workload", increased("joulebook_foreign_use_seconds_total", "30m"))
+        + " > 300",
+        "5m",
+        "warning",
+        "{{ $labels.node }}: {{ $labels.scheduler }} {{ $labels.workload }} used GPUs that others "
+        "hold for {{ $value | humanizeDuration }}; ask its user, and see how it gets past the "
+        "scheduler",
+        "Processes of a workload used GPUs that it does not hold, for more than 5 minutes of half "
+        "an hour. The energy is booked to the holder, whose runs become slower and dearer.",
     ),
     Alert(
         "JoulebookBudgetNearlySpent",

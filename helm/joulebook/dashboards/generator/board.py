@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dashboards.generator.panel import SOURCE, Panel
@@ -139,3 +140,20 @@ def hidden(name: str, expression: str) -> Variable:
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .hide(models.VariableHide.HIDE_VARIABLE)
     )
+
+
+def named(**labels: str) -> str:
+    """A series that has these labels."""
+    made = "vector(1)"
+    for name, value in labels.items():
+        made = f'label_replace({made}, "{name}", `{value}`, "", "")'
+    return made
+
+
+def follows(name: str, given: str, values: Mapping[str, str], otherwise: str) -> Variable:
+    """A variable that follows from others: what these come to, and its value then."""
+    cases = [
+        f"({named(**{name: value, 'given': of})} and on (given) {named(given=given)})"
+        for of, value in values.items()
+    ]
+    return hidden(name, " or on () ".join([*cases, named(**{name: otherwise})]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dashboards.generator import links
 from dashboards.generator.alerts import unbooked
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import NODES, WHERE, kwh
+from dashboards.generator.figures import END, NODES, WHERE, foremost, kwh
 from dashboards.generator.panel import Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import by, risen, selector
 
@@ -40,8 +40,8 @@ STATE = (
         6, decimals=2, thresholds=((None, "green"), (0.05, "red")),
         empty="no meter was read"),
     stat("Not measured", "Time in which meters were not read in the range, all meters together.",
-        Basis.COUNTED, "s", Query(f"sum({_rise('gap_seconds')}) or vector(0)"), 6,
-        empty="always"),
+        Basis.COUNTED, "s", Query(f"sum({_rise('gap_seconds')})"), 6,
+        empty="no meter was read"),
 )  # fmt: skip
 
 QUALITY = (
@@ -89,29 +89,35 @@ WORST = Panel(
     sort="Not in the books (J)",
 )
 
-_LEGENDS = 12
+
+def _most(metric: str) -> str:
+    """The highest of each step, of the nodes that were highest in the range."""
+    course = f"max by (cluster, node) (max_over_time({metric}[$__interval]))"
+    return foremost(course, "cluster, node", course.replace("$__interval", "$__range"))
 
 
-def _most(expression: str) -> str:
-    return f"topk({_LEGENDS}, {expression})"
+_TICK = _most(f"joulebook_tick_duration_seconds{_IN}")
+_MEMORY = _most(f"process_resident_memory_bytes{_IN}")
+_GONE_THEN = f"({unbooked(_IN, END)})"
 
 
-_TICK = f"max by (cluster, node) (max_over_time(joulebook_tick_duration_seconds{_IN}[$__interval]))"
-_MEMORY = f"max by (cluster, node) (process_resident_memory_bytes{_IN})"
+def _gaps(span: str) -> str:
+    gaps = f"increase(joulebook_gap_seconds_total{_IN}[{span}])"
+    return f"max by (cluster, node, reason) ({gaps})"
+
 
 TROUBLE = (
     Panel("Not in the books, by node", "What meters have read and the books do not show, in "
-        "joules: the twelve largest at an instant.", Basis.METERED, "joule",
-        (Query(_most(f"abs({_GONE})"), _NODE, "1m"),)),
-    Panel("Gaps", "Seconds of the hour before in which a meter was not read, by reason: the twelve "
-        "largest at an instant.", Basis.COUNTED, "s",
-        (Query(_most("max by (cluster, node, reason) ("
-            f"increase(joulebook_gap_seconds_total{_IN}[1h])) > 0"),
+        "joules: of the nodes where it is most at the end.", Basis.METERED, "joule",
+        (Query(foremost(f"abs({_GONE})", "cluster, node", f"abs({_GONE_THEN})"), _NODE, "1m"),)),
+    Panel("Gaps", "Seconds of the hour before in which a meter was not read, by reason: those with "
+        "the longest in the range.", Basis.COUNTED, "s",
+        (Query(foremost(f"{_gaps('1h')} > 0", "cluster, node, reason", _gaps("$__range")),
             "{{node}} {{reason}} {{cluster}}", "1m"),), empty="Every meter was read all the time"),
-    Panel("Duration of a tick", "How long the last tick of each daemon took: the twelve slowest.",
-        Basis.COUNTED, "s", (Query(_most(_TICK), _NODE, "1m"),)),
-    Panel("Memory of the daemons", "Resident memory: the twelve largest.", Basis.READ, "bytes",
-        (Query(_most(_MEMORY), _NODE, "1m"),)),
+    Panel("Duration of a tick", "How long the last tick of each daemon took: the slowest.",
+        Basis.COUNTED, "s", (Query(_TICK, _NODE, "1m"),)),
+    Panel("Memory of the daemons", "Resident memory: the largest.", Basis.READ, "bytes",
+        (Query(_MEMORY, _NODE, "1m"),)),
 )  # fmt: skip
 
 _UP = f"joulebook_sensor_up{_IN}"

@@ -7,7 +7,7 @@ which only the time that a GPU worked is counted.
 from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import LEGENDS, OF_GPU, OWNERS, WHO, kwh, recorded
+from dashboards.generator.figures import END, LEGENDS, OF_GPU, OWNERS, WHOSE, kwh, recorded
 from dashboards.generator.panel import STACKED, Basis, Panel, Query
 from dashboards.generator.promql import by, chosen, ratio, selector, whole
 from dashboards.generator.recording import COMPUTE
@@ -40,7 +40,7 @@ def _flop(span: str, labels: str = "account") -> str:
 
 
 def _months(title: str, about: str, basis: Basis, unit: str, expression: str) -> Panel:
-    most = f"topk({LEGENDS}, {expression.replace('[30d]', '[30d] @ end()')})"
+    most = f"topk({LEGENDS}, {expression.replace('[30d]', f'[30d] @ {END}')})"
     course = f"({expression}) {_since(30)}"
     return Panel(
         title,
@@ -107,6 +107,7 @@ CURVE = (
             "showPoints": "auto",
             "lineWidth": 2,
         },
+        empty="Not yet a week of recording rules",
     ),
     Panel(
         "PFLOP/s-days in the range",
@@ -118,13 +119,14 @@ CURVE = (
         8,
         9,
         decimals=2,
+        empty="Not yet an hour of recording rules",
     ),
 )
 
 
-def _gpu_month(what: str) -> str:
-    return by("", whole(selector(f"experiment:joulebook_{what}:increase1h", WHO, OF_GPU), "30d"))
-
+_GPU_MONTH = tuple(
+    recorded(what, "", "30d", OF_GPU) for what in ("idle_energy_joules", "energy_joules")
+)
 
 BETTER = (
     Panel(
@@ -135,8 +137,7 @@ BETTER = (
         "percentunit",
         (
             Query(
-                f"({ratio(_gpu_month('idle_energy_joules'), _gpu_month('energy_joules'))}) "
-                f"{_since(30)}",
+                f"({ratio(*_GPU_MONTH)}) {_since(30)}",
                 "allocated but idle",
                 "1d",
             ),
@@ -151,7 +152,7 @@ DASHBOARD = Board(
     "joulebook-compute",
     "Compute trend",
     "GPU-hours, energy and PFLOP/s-days by month, and how fast they double.",
-    OWNERS,
+    (*OWNERS, WHOSE),
     (Row("", BY_MONTH), Row("Growth", GROWTH), Row("AI and Compute", CURVE),
         Row("Better use", BETTER)),
     since="now-1y",

@@ -4,6 +4,9 @@ What is little to read is read from the counters, whatever the range: they are n
 much (a large lab, a long range) is read from the recording rules, if these know all of the range:
 those of 5 minutes up to 25 hours, then those of an hour. Which it is, the hidden variable `use`
 says. It is the end of the name of what is read, so that the others name nothing and cost nothing.
+Sums of all users and experiments are read from the rules of accounts, those of all experiments of a
+user from the rules of users, of which there are few: that say the hidden variables `whose` and
+`users`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dashboards.generator import links
-from dashboards.generator.board import Variable, hidden, label_values
+from dashboards.generator.board import Variable, follows, hidden, label_values, named
 from dashboards.generator.panel import Column, Query
 from dashboards.generator.promql import (
     COPIES,
@@ -29,7 +32,7 @@ from dashboards.generator.promql import (
     selector,
     whole,
 )
-from dashboards.generator.recording import COVERED, SECONDS
+from dashboards.generator.recording import COVERED, SECONDS, SUMS
 
 CLUSTERS = chosen("cluster")
 WHO = chosen("cluster", "account", "user", "experiment")
@@ -39,7 +42,9 @@ WHERE = chosen("cluster", "node")
 
 _SHORT_S = 90_000
 _LITTLE = "2e7"
-"""Series of energy times seconds of the range: 1.3 million samples a question, at 15 s a scrape."""
+"""Experiments on nodes times seconds of the range: 1.3 million samples for each series of these, at
+15 s a scrape.
+"""
 
 
 def _known(interval: str) -> str:
@@ -51,26 +56,55 @@ def _known(interval: str) -> str:
     )
 
 
-def _choice() -> tuple[Variable, ...]:
-    def named(use: str, step: str) -> str:
-        named = f'label_replace(vector(1), "use", "{use}", "", "")'
-        return f'label_replace({named}, "step", "{step}", "", "")'
-
-    much = f"(count({_ENERGY}) * $__range_s > {_LITTLE})"
+def _use() -> Variable:
+    much = f"(count({_HELD}) * $__range_s > {_LITTLE})"
     short, long = (f"(vector($__range_s) {sign} {_SHORT_S})" for sign in ("<=", ">"))
-    asked = (
-        f"({named('increase5m', '5m')} and on () {much} and on () {short} "
-        f"and on () ({_known('5m')})) or on () "
-        f"({named('increase1h', '1h')} and on () {much} and on () {long} "
-        f"and on () ({_known('1h')})) or on () {named('total', '1m')}"
+    return hidden(
+        "use",
+        f"((({named(use='increase5m')} and on () {short} and on () ({_known('5m')})) or on () "
+        f"({named(use='increase1h')} and on () {long} and on () ({_known('1h')}))) "
+        f"and on () {much}) or on () {named(use='total')}",
     )
-    return hidden("use", asked), hidden("step", asked)
 
 
-_ENERGY = "joulebook_experiment_energy_joules_total"
+RECORDED = {f"increase{interval}": interval for interval in SECONDS}
+"""What `$use` is where rules are read, and their interval."""
 
-CHOICE = _choice()
-"""`$use`: `total`, `increase5m` or `increase1h`; and `$step`, the shortest interval of it."""
+
+_ENERGY, _HELD = (f"joulebook_experiment_{what}_total" for what in ("energy_joules", "gpu_seconds"))
+
+WHOSE = follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account"}, "experiment")
+"""`$whose`: whether all users and experiments are chosen (`account`), or not (`experiment`)."""
+
+USERS = follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
+"""`$users`: whether all experiments are chosen (`user`), or not (`experiment`)."""
+
+RULES = follows("rules", "$use", {"total": "0"}, "1")
+"""`$rules`: 1 if rules are read, else 0: how often something is repeated in a matcher."""
+
+DAY = hidden(
+    "day", f"({named(day='1h')} and on () vector($__range_s) < 86400) or on () {named(day='1d')}"
+)
+"""`$day`: what a bar is of: a day, or an hour in ranges of less, which no midnight may be in."""
+
+MANY = follows("many", "$whose $use", {f"account {use}": "1" for use in RECORDED}, "0")
+"""`$many`: 1 if everybody of a large lab is chosen, else 0."""
+
+NOT_OF_MANY = 'node!~"(.*){$many}"'
+"""Fits every node, unless everybody of a large lab is chosen: then runs' counters name nothing."""
+
+NOT_OF_RULES = 'node!~"(.*){$rules}"'
+"""Fits every node, unless rules are read: then a gauge names nothing."""
+
+CHOICE = (
+    _use(),
+    follows("step", "$use", RECORDED, "1m"),
+    WHOSE,
+    USERS,
+)
+"""`$use`: `total`, `increase5m` or `increase1h`; `$step`, the shortest interval of it; and whose
+rules are read.
+"""
 
 CLUSTER = label_values("cluster", "joulebook_build_info", "cluster")
 OWNERS = (
@@ -94,20 +128,36 @@ NODES = (CLUSTER, label_values("node", f"joulebook_build_info{{{CLUSTERS}}}", "n
 """Where."""
 
 
-def _read(level: str, what: str, matchers: str) -> tuple[str, str]:
-    """A counter and its rule, of which `$use` leaves one."""
+def _read(level: str, what: str, matchers: str, labels: str) -> tuple[str, str]:
+    """A counter and its rule, of which `$use` leaves one; asked for by labels."""
     expired = EXPIRED if level == "experiment" else ""
     return (
         selector(f"joulebook_{level}_{what}_$use", matchers, expired),
-        selector(f"{level}:joulebook_{what}:$use", matchers),
+        selector(f"{_rule(level, what, matchers, labels)}:$use", matchers),
     )
 
 
+def _rule(level: str, what: str, matchers: str, labels: str) -> str:
+    """The name of a rule without its interval; of experiments, the one with the fewest series that
+    has the labels.
+    """
+    if level == "experiment":
+        asked = {*labels.split(", ")}
+        in_parts = "component" in labels + matchers or "kind" in labels + matchers
+        if not asked & {"user", "experiment"}:
+            level = "$whose"
+        elif "experiment" not in asked and what in SUMS["user"].whats and not in_parts:
+            level = "$users"
+        elif what in SUMS["owner"].whats and not in_parts:
+            level = "owner"
+    return f"{level}:joulebook_{what}"
+
+
 def _summed(level: str, what: str, labels: str, matchers: str) -> str:
-    counter, rule = _read(level, what, matchers)
+    counter, rule = _read(level, what, matchers, labels)
     rise = risen(counter)
     if what == "cost":
-        rise = net(rise, risen(_read(level, "credit", _uncharged(matchers))[0]))
+        rise = net(rise, risen(_read(level, "credit", _uncharged(matchers), "")[0]))
     return f"{by(labels, rise)}\nor\n{by(labels, whole(rule, '$__range'))}"
 
 
@@ -121,10 +171,10 @@ _BEFORE = " offset $__range"
 
 def used_before(what: str, labels: str = "") -> str:
     """What experiments used in the time before the range that is as long, if that is known."""
-    counter, rule = _read("experiment", what, WHO)
+    counter, rule = _read("experiment", what, WHO, labels)
     rise = one_of(COPIES, f"increase({counter}[$__range]{_BEFORE})")
     if what == "cost":
-        credit = _read("experiment", "credit", WHO)[0]
+        credit = _read("experiment", "credit", WHO, "")[0]
         rise = net(rise, one_of(COPIES, f"increase({credit}[$__range]{_BEFORE})"))
     covered = f"max(sum_over_time(rules:joulebook_covered_seconds:$use[$__range]{_BEFORE}))"
     return (
@@ -159,7 +209,7 @@ def kwh(joules: str) -> str:
 
 
 def _power(level: str, what: str, labels: str, legend: str, matchers: str) -> Query:
-    counter, rule = _read(level, what, matchers)
+    counter, rule = _read(level, what, matchers, labels)
     covered = f"max({whole(COVERED.removesuffix('increase') + '$use', '$__interval')}) < 1e8"
     recorded = (
         f"{by(labels, whole(rule, '$__interval'))}\n"
@@ -186,36 +236,41 @@ def power_unused(labels: str, legend: str, *matchers: str) -> Query:
 
 
 def by_day(what: str, labels: str) -> str:
-    """What experiments used in each day that the range touches; asked for at each midnight. Money
-    is of the currency that is chosen.
+    """What experiments used in each day that the range touches (or hour, if `$day` says so), asked
+    for at each midnight. Money is of the currency that is chosen.
     """
     who = f"{WHO},{PAID}" if what == "cost" else WHO
-    counter, rule = _read("experiment", what, who)
+    counter, rule = _read("experiment", what, who, labels)
 
     def day(series: str) -> str:
         return risen(series, "$__interval", offset="-$__interval", start="")
 
     rise = day(counter)
     if what == "cost":
-        rise = net(rise, day(_read("experiment", "credit", who)[0]))
+        rise = net(rise, day(_read("experiment", "credit", who, "")[0]))
     recorded = one_of(COPIES, f"sum_over_time({rule}[$__interval] offset -$__interval)")
     return f"{by(labels, rise)}\nor\n{by(labels, recorded)}"
 
 
-def recorded(what: str, labels: str, span: str) -> str:
+def recorded(what: str, labels: str, span: str, *matchers: str) -> str:
     """What experiments used in each span, from the rules of an hour alone."""
-    return by(labels, whole(selector(f"experiment:joulebook_{what}:increase1h", WHO), span))
+    rule = f"{_rule('experiment', what, ','.join(matchers), labels)}:increase1h"
+    return by(labels, whole(selector(rule, WHO, *matchers), span))
 
 
 def run(what: str, labels: str = "workload", *matchers: str) -> str:
     """What workloads used in the range, exactly: the last value less that at its beginning."""
-    who = ",".join((WHO, *matchers))
+    who = ",".join((WHO, NOT_OF_MANY, *matchers))
     used_then = exact(selector(f"joulebook_workload_{what}_total", who))
     if what == "cost":
         credit = selector("joulebook_workload_credit_total", _uncharged(who))
         used_then = net(used_then, exact(credit))
     return by(labels, used_then)
 
+
+NO_PRICE = "none, or no price: see rates.price"
+NO_CARBON = "none, or no intensity: see rates.carbon"
+"""What empty figures of money and CO2e say: in the first hour nothing was charged yet."""
 
 OF_IDLE = ((None, "green"), (0.1, "orange"), (0.25, "red"))
 """Colours of the share of GPU energy that was allocated but idle."""
@@ -247,7 +302,7 @@ def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tup
 
     `rank` is what they are ranked by, asked of the range: once, at its end.
     """
-    most = f"topk({LEGENDS}, {_at_the_end(rank)})"
+    most = f"topk({LEGENDS}, {at_the_end(rank)})"
     course = f"(\n{indented(query.expression)}\n)"
     return (
         Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
@@ -255,9 +310,23 @@ def leading(query: Query, labels: str, rank: str, rest: str = "(others)") -> tup
     )
 
 
-def _at_the_end(expression: str) -> str:
-    fixed = expression.replace("[$__range]", "[$__range] @ end()")
-    return fixed.replace("] offset $__range", "] @ end() offset $__range")
+def at_the_end(expression: str) -> str:
+    """The same, asked at the end of the range whatever instant of a course is worked out.
+
+    Not at PromQL's `end()`: Grafana moves that back to a whole step, to midnight where steps are
+    days.
+    """
+    fixed = expression.replace("[$__range]", f"[$__range] @ {END}")
+    return fixed.replace("] offset $__range", f"] @ {END} offset $__range")
+
+
+END = "${__to:date:seconds}"
+"""The end of the range."""
+
+
+def foremost(expression: str, labels: str, rank: str, most: int = LEGENDS) -> str:
+    """Of a course, those that come first by `rank`, which is asked of the range."""
+    return f"(\n{indented(expression)}\n)\nand on ({labels}) topk({most}, {at_the_end(rank)})"
 
 
 def ranked(

@@ -31,7 +31,8 @@ OF_GPUS = (
     Alert(
         "JoulebookGpuXid",
         f"sum by ({_CARD}, xid) (increase({_XID}[15m])) > 0\n"
-        f"or sum by ({_CARD}, xid) ({_XID} unless {_XID} offset 15m) > 0",
+        f"or sum by ({_CARD}, xid) ({_XID}\n"
+        f"  unless last_over_time({_XID}[6h] offset 15m)) > 0",
         "0m",
         "warning",
         f"{_OF_CARD}: Xid {{{{ $labels.xid }}}}; look it up in NVIDIA's catalogue of Xids",
@@ -61,23 +62,28 @@ OF_GPUS = (
     ),
     Alert(
         "JoulebookGpuGone",
-        f"(group by ({_CARD}) (last_over_time(joulebook_gpu_info[6h]))\n"
+        f"((group by ({_CARD}) (last_over_time(joulebook_gpu_info[6h]))\n"
         f"unless on (cluster, node, uuid) joulebook_gpu_info)\n"
         "and on (cluster, node) joulebook_build_info\n"
+        'unless on (cluster, node) joulebook_sensor_up{sensor="nvml"} == 0)\n'
         "or label_replace(\n"
         "  sum by (cluster, node, meter) (increase(joulebook_gap_seconds_total{\n"
-        '    component="gpu",reason=~"gpu_is_lost|missing"\n'
+        '    component="gpu",reason=~"gpu_is_lost|gpu_not_found|missing"\n'
         '  }[15m])) > 300, "uuid", "$1", "meter", "(.*)"\n'
         ")",
         "5m",
         "critical",
         "{{ $labels.node }}: GPU {{ $labels.uuid }} does not answer any more; see dmesg for its "
         "Xid (79: it fell off the bus)",
-        "A GPU that was read is not found, or lost, while the daemon of its node is well.",
+        "A GPU that was read is not found, or lost, while the daemon of its node is well and has "
+        "not released the driver.",
     ),
     Alert(
         "JoulebookFewerGpusThanPromised",
-        f'(\n{_PROMISED}\n)\n> on (node) count by (node) (joulebook_gpu_info{{vendor="nvidia"}})',
+        f"(\n{_PROMISED}\n)\n> on (node) max by (node) (\n"
+        '  count by (cluster, node) (joulebook_gpu_info{vendor="nvidia"})\n'
+        "  or on (cluster, node) joulebook_build_info * 0\n"
+        ")",
         "15m",
         "warning",
         "{{ $labels.node }}: its label nvidia.com/gpu.count promises {{ $value }} GPUs, and fewer "

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import NODES, WHERE
+from dashboards.generator.figures import LEGENDS, NODES, WHERE, foremost
 from dashboards.generator.panel import Basis, Panel, Query, stat
 from dashboards.generator.promql import by
 
-_GPU = "{{node}} GPU {{gpu}}"
+_GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 _BY = "cluster, node, gpu"
 _NEWER = "Hopper and newer only."
 
 
-def _more(name: str, labels: str, legend: str, *matchers: str) -> Query:
-    """What a counter rose by in each step."""
+def _more(name: str, labels: str, legend: str, *matchers: str, most: int = LEGENDS) -> Query:
+    """What a counter rose by in each step, of the GPUs where it rose most in the range."""
     selector = ",".join((WHERE, *matchers))
-    counted = f"increase(joulebook_gpu_{name}_total{{{selector}}}[$__rate_interval])"
-    return Query(by(f"{_BY}{labels}", counted), legend, "1m")
+    counted = by(
+        f"{_BY}{labels}", f"increase(joulebook_gpu_{name}_total{{{selector}}}[$__rate_interval])"
+    )
+    rank = counted.replace("$__rate_interval", "$__range")
+    return Query(foremost(counted, f"{_BY}{labels}", rank, most), legend, "1m")
+
+
+_NOT_SHOWN = "No GPU that was scraped shows it"
 
 
 def _errors(title: str, about: str, *queries: Query) -> Panel:
-    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries)
+    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries, empty=_NOT_SHOWN)
 
 
 def _stat(title: str, about: str, expression: str) -> Panel:
@@ -28,9 +34,10 @@ def _stat(title: str, about: str, expression: str) -> Panel:
 
 
 def _gauge(title: str, about: str, name: str, unit: str, most: float | None = None) -> Panel:
-    expression = f"avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval])"
-    return Panel(title, f"{about} Mean of each step.", Basis.READ, unit,
-        (Query(expression, _GPU, "1m"),), at_most=most)  # fmt: skip
+    mean = f"avg by ({_BY}) (avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval]))"
+    expression = foremost(mean, _BY, mean.replace("$__interval", "$__range"))
+    return Panel(title, f"{about} Mean of each step, of the highest.", Basis.READ, unit,
+        (Query(expression, _GPU, "1m"),), at_most=most, empty=_NOT_SHOWN)  # fmt: skip
 
 
 def _risen(name: str, *matchers: str) -> str:
@@ -38,7 +45,7 @@ def _risen(name: str, *matchers: str) -> str:
     series = f"joulebook_gpu_{name}_total{{{','.join((WHERE, *matchers))}}}"
     return (
         f"(sum(increase({series}[$__range])) or vector(0))\n"
-        f"+ (sum({series} unless {series} offset $__range) or vector(0))"
+        f"+ (sum({series} unless last_over_time({series}[6h] offset $__range)) or vector(0))"
     )
 
 
@@ -58,10 +65,27 @@ ERRORS = (
         _more("xid_errors", ", xid", f"{_GPU} Xid {{{{xid}}}}")),
     _errors("Memory errors", "By kind.", _more("ecc_errors", ", kind", f"{_GPU} {{{{kind}}}}")),
     _errors("Link errors", "Of NVLink by kind, and packets that PCIe sent again.",
-        _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}"),
-        _more("pcie_replays", "", f"{_GPU} PCIe replays")),
+        _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}", most=6),
+        _more("pcie_replays", "", f"{_GPU} PCIe replays", most=5)),
     _gauge("Memory temperature", "Of the GPU's memory.", "memory_temperature_celsius", "celsius"),
 )  # fmt: skip
+
+
+def _traffic(link: str, shown: str) -> Query:
+    """Bytes a second of the GPUs that had most."""
+    counter = f"joulebook_gpu_{link}_bytes_total{{{WHERE}}}"
+    labels = f"{_BY}, direction"
+    return Query(
+        foremost(
+            by(labels, f"rate({counter}[$__rate_interval])"),
+            labels,
+            by(labels, f"rate({counter}[$__range])"),
+            LEGENDS // 2,
+        ),
+        f"{_GPU} {shown} {{{{direction}}}}",
+        "1m",
+    )
+
 
 SILICON = (
     _gauge("Tensor cores", f"Share of time at work. {_NEWER}", "tensor_active_ratio",
@@ -75,17 +99,8 @@ SILICON = (
         f"Over PCIe and NVLink. {_NEWER}",
         Basis.READ,
         "Bps",
-        tuple(
-            Query(
-                by(
-                    f"{_BY}, direction",
-                    f"rate(joulebook_gpu_{link}_bytes_total{{{WHERE}}}[$__rate_interval])",
-                ),
-                f"{_GPU} {shown} {{{{direction}}}}",
-                "1m",
-            )
-            for link, shown in (("pcie", "PCIe"), ("nvlink", "NVLink"))
-        ),
+        (_traffic("pcie", "PCIe"), _traffic("nvlink", "NVLink")),
+        empty=_NOT_SHOWN,
     ),
 )  # fmt: skip
 

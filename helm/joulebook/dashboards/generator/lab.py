@@ -10,10 +10,15 @@ from dashboards.generator.figures import (
     CHOICE,
     CLUSTERS,
     CURRENCY,
+    DAY,
+    NO_CARBON,
+    NO_PRICE,
+    NOT_OF_RULES,
     OF_GPU,
     OF_IDLE,
     OWNERS,
     PAID,
+    RULES,
     by_day,
     idle_share,
     kwh,
@@ -36,8 +41,8 @@ from dashboards.generator.panel import (
     Query,
     stat,
 )
-from dashboards.generator.promql import chosen, ratio
-from dashboards.generator.recording import SPENT
+from dashboards.generator.promql import chosen, ratio, selector
+from dashboards.generator.recording import RATES, SPENT, rate_rule
 
 _EACH = "cluster, account, user, experiment"
 LONG = "Long ranges of large labs end with the last whole hour (5 minutes up to 25 hours)."
@@ -50,7 +55,7 @@ TOTALS = (
         Basis.METERED,
         "kwatth",
         Query(kwh(used("energy_joules"))),
-        empty="none was held",
+        empty="nothing was used",
     ),
     stat(
         "Cost",
@@ -60,7 +65,7 @@ TOTALS = (
         Query(used("cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     stat(
         "CO2e",
@@ -69,7 +74,7 @@ TOTALS = (
         "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"),
         decimals=0,
-        empty="set rates.carbon",
+        empty=NO_CARBON,
     ),
     stat(
         "GPU-hours",
@@ -131,7 +136,7 @@ BEFORE = (
         Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=0,
         options=EACH_NAMED,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
     Panel(
         "Budgets",
@@ -244,14 +249,15 @@ RANKS = (
 
 _DAY = (
     "Each bar is a whole day from its midnight on, the first and the last day of the range too "
-    "(in ranges of over a year, several days)."
+    "(of an hour in ranges of less than a day, of several days in those of over a year). After a "
+    "change of the clock, days begin an hour off."
 )
 
 
 def _days(what: str, scale: str = "") -> tuple[Query, Query]:
     every = f"({by_day(what, 'account')}){scale}"
     rank = used(what, "account", *([PAID] if what == "cost" else []))
-    return leading(Query(every, "{{account}}", "1d"), "account", rank)
+    return leading(Query(every, "{{account}}", "$day"), "account", rank)
 
 
 DAYS = (
@@ -272,12 +278,15 @@ DAYS = (
         custom=BARS_AHEAD,
         decimals=2,
         below_zero=True,
-        empty="set rates.price",
+        empty=NO_PRICE,
     ),
 )
 
 
-def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: str) -> Panel:
+def _rate(what: str, legend: str, title: str, about: str, unit: str) -> Panel:
+    gauge = selector(f"joulebook_{what}", CLUSTERS, NOT_OF_RULES)
+    rule = selector(rate_rule(what), CLUSTERS)
+    by_name = f"avg by ({RATES[what]})"
     return Panel(
         title,
         about,
@@ -285,25 +294,26 @@ def _rate(metric: str, labels: str, legend: str, title: str, about: str, unit: s
         unit,
         (
             Query(
-                f"avg by ({labels}) (avg_over_time({metric}{{{CLUSTERS}}}[$__interval]))",
+                f"{by_name} (avg_over_time({gauge}[$__interval]))\nor\n"
+                f"{by_name} (avg_over_time({rule}[$__interval]))",
                 legend,
                 "5m",
             ),
         ),
         width=8,
         below_zero=True,
-        empty=f"set rates.{title.rsplit(maxsplit=1)[-1].lower()}",
+        empty=f"Not known: see rates.{title.rsplit(maxsplit=1)[-1].lower()} in the configuration",
     )
 
 
-RATES = (
-    _rate("joulebook_electricity_price_per_kwh", "cluster, currency", "{{cluster}} {{currency}}",
+CHEAP = (
+    _rate("electricity_price_per_kwh", "{{cluster}} {{currency}}",
         "Electricity price", "What a kilowatt-hour costs, without PUE: when power is cheap.",
         "locale"),
-    _rate("joulebook_carbon_intensity_grams_per_kwh", "cluster, zone", "{{cluster}} {{zone}}",
+    _rate("carbon_intensity_grams_per_kwh", "{{cluster}} {{zone}}",
         "Grid carbon", "Grams of CO2e of a kilowatt-hour, without PUE: when power is clean.",
         "locale"),
-    _rate("joulebook_pue_ratio", "cluster", "{{cluster}} PUE", "Facility PUE",
+    _rate("pue_ratio", "{{cluster}} PUE", "Facility PUE",
         "Energy of the facility for each joule of the machines.", "none"),
 )  # fmt: skip
 
@@ -311,13 +321,13 @@ DASHBOARD = Board(
     "joulebook-lab",
     "Lab overview",
     "What the lab's GPUs consumed, what that cost, for whom, and how much was for nothing.",
-    (*OWNERS, CURRENCY, *CHOICE),
+    (*OWNERS, CURRENCY, *CHOICE, RULES, DAY),
     (
         Row("", TOTALS + BEFORE),
         Row("Experiments", (TABLE,)),
         Row("Trend", TREND),
         Row("Who", RANKS),
         Row("Day by day", DAYS),
-        Row("When power is cheap and clean", RATES),
+        Row("When power is cheap and clean", CHEAP),
     ),
 )

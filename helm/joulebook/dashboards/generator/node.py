@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dashboards.generator import links
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import HOLDER, LEGENDS, NODES, WHERE, kwh, leading
+from dashboards.generator.figures import (
+    HOLDER,
+    LEGENDS,
+    NODES,
+    WHERE,
+    at_the_end,
+    foremost,
+    kwh,
+    leading,
+)
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import by, rate, risen, selector
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 
 
-_LEADING = (
-    f"topk({LEGENDS}, avg by (cluster, node, uuid) "
-    f"(avg_over_time(joulebook_gpu_power_watts{{{WHERE}}}[$__range] @ end())))"
+_LEADING = f"topk({LEGENDS}, avg by (cluster, node, uuid) " + at_the_end(
+    f"(avg_over_time(joulebook_gpu_power_watts{{{WHERE}}}[$__range])))"
 )
 """The GPUs that drew most in the range: all, on a node or two."""
 
@@ -110,16 +119,45 @@ DEVICES = (
     _gauge("Clock", "Of the multiprocessors.", "sm_clock_hertz", "hertz"),
     Panel(
         "Throttling",
-        "Share of time for which a GPU was slowed down, by reason: the twelve largest.",
+        "Share of time for which a GPU was slowed down, by reason: those that were longest.",
         Basis.READ,
         "percentunit",
-        (Query(f"topk(12, clamp_max({_THROTTLED}, 1) > 0)",
+        (Query(foremost(f"clamp_max({_THROTTLED}, 1) > 0", "cluster, node, gpu, reason",
+            "max by (cluster, node, gpu, reason) (increase("
+            f"joulebook_gpu_throttle_seconds_total{{{WHERE}}}[$__range]))"),
             "{{node}} GPU {{gpu}} {{reason}} {{cluster}}", "1m"),),
         at_most=1,
         empty="No GPU was slowed down",
     ),
     _gauge("Power limit", "In force.", "power_limit_watts", "watt"),
 )  # fmt: skip
+
+_FOREIGN = selector("joulebook_foreign_use_seconds_total", WHERE)
+FOREIGN = Panel(
+    "Used by others than the holder",
+    "Workloads whose processes used a GPU that they did not hold, past the scheduler, and for how "
+    "long in the range. The energy is booked to the holder.",
+    Basis.COUNTED,
+    "none",
+    kind="table",
+    width=24,
+    height=6,
+    hidden=("scheduler",),
+    columns=(
+        Column("cluster", width=110),
+        Column("node"),
+        Column("meter"),
+        Column("workload", link=links.WORKLOAD),
+        Column(
+            "Used",
+            Query(f"{by('cluster, node, meter, scheduler, workload', risen(_FOREIGN))} > 0"),
+            "s",
+            0,
+        ),
+    ),
+    sort="Used",
+    empty="Every GPU was used by its holder alone",
+)
 
 DASHBOARD = Board(
     "joulebook-node",
@@ -129,7 +167,7 @@ DASHBOARD = Board(
     (
         Row("", NOW),
         Row("Power", METERS),
-        Row("Holders", (HOLDERS,)),
+        Row("Holders", (HOLDERS, FOREIGN)),
         Row("Devices", DEVICES),
     ),
     since="now-6h",

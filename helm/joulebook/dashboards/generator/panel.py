@@ -139,8 +139,7 @@ class Panel:
             panel.min(0)
         if self.points:
             panel.max_data_points(self.points)
-        if self.empty:
-            panel.no_value(self.empty)
+        panel.no_value(self.empty or NOTHING[self.kind == "stat"])
         if self.texts:
             shown = {
                 value: models.ValueMappingResult(text=text) for value, text in self.texts.items()
@@ -245,12 +244,15 @@ class _DataLink:
         return self._link
 
 
+NOTHING = ("No daemon was scraped in the range", "not yet known")
+"""What a panel without words of its own says when it is empty, and what a single figure says."""
+
 FIGURE_PX = 110
 """Least width of a column of figures; the names share the rest."""
 
-SLACK = "\N{NO-BREAK SPACE}" * 4
+SLACK = "\N{NO-BREAK SPACE}" * 8
 """Grafana makes room for the longest name by its letters, not by its width: `daemon_down` is as
-long as `unallocated` and does not fit where that does. Four blanks behind each are room enough."""
+long as `unallocated` and does not fit where that does. Blanks behind each are room enough."""
 
 _COLOURS = {
     "stat": "thresholds",

@@ -86,19 +86,19 @@ def last_of(counter: str, window: str, offset: str = "") -> str:
 
 
 BRIDGED = "1d"
-"""How long nothing may be scraped before a rule no longer makes up for it."""
+"""How long nothing may be scraped before an alert no longer knows what was there before."""
 
 
-def increment(counter: str, interval: str, window: str) -> str:
+def increment(counter: str, interval: str, window: str, bridged: str) -> str:
     """By how much a counter rose in `interval`, or since it was last seen if that is longer ago.
 
     A failed scrape leaves a stale marker, so `counter offset 5m` is absent after it; the last
-    value of a day is not, and what was not scraped no rule has recorded. A series that was not
-    there before counts from its first value in the window (counters are shown at where they begin
-    until they have been scraped), and so does one that was reset.
+    value in `bridged` before is not, and what was not scraped no rule has recorded. A series that
+    was not there before counts from its first value in the window (counters are shown at where they
+    begin until they have been scraped), and so does one that was reset.
     """
     last = last_of(counter, window)
-    before = last_of(counter, BRIDGED, interval)
+    before = last_of(counter, bridged, interval)
     first = one_of(TARGET, f"min_over_time({counter}[{window}])", "min")
     return f"""\
 {last}
@@ -139,8 +139,9 @@ def exact(counter: str) -> str:
     beginning of the range. Jobs of a second between two scrapes count.
 
     One that was not there at the beginning began in the range, at 0; unless it was there in the
-    half day before, and scrapes failed at the beginning: then it counts from the first after them.
-    One that fell counts to where it fell from, and from 0 again.
+    half day before, and scrapes failed at the beginning, or its node was not (Prometheus is new):
+    then it counts from the first after that. One that fell counts to where it fell from, and from 0
+    again.
     """
 
     def seen(function: str, window: str = "$__range", offset: str = "", of: str = "max") -> str:
@@ -150,12 +151,14 @@ def exact(counter: str) -> str:
     before = seen("last_over_time", "15m", " offset $__range")
     first = seen("min_over_time", of="min")
     known = seen("count_over_time", "12h", " offset $__range")
+    node = "last_over_time(joulebook_build_info[12h] offset $__range)"
     return f"""\
 {last}
 + ({top} > {last} or {last} * 0)
 - (
   ({before} <= {top})
   or ({first} and {known})
+  or ({first} unless on (cluster, node) {node})
   or {last} * 0
 )"""
 

@@ -1,11 +1,14 @@
-"""Recording rules: what was used in each 5 minutes and each hour, by whom."""
+"""Recording rules: what was used in each 5 minutes and each hour, by whom.
+
+There is none that no panel and no alert reads. What many nodes show is recorded by cluster, and
+what many experiments used is recorded again by account, by user, and without its parts.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from dashboards.generator.promql import (
-    BRIDGED,
     EXPIRED,
     J_PER_KWH,
     by,
@@ -18,6 +21,11 @@ from dashboards.generator.yamltext import yaml_of
 
 WINDOWS = {"5m": "20m", "1h": "2h"}
 """An interval, and how far back the last scrape may lie."""
+
+BRIDGED = {"5m": "8h", "1h": "1d"}
+"""How long nothing may be scraped before rules of an interval no longer make up for it: an
+evaluation reads so much of every counter.
+"""
 
 
 class Rollup(NamedTuple):
@@ -36,20 +44,43 @@ class Rollup(NamedTuple):
 
     def expression(self, interval: str) -> str:
         """What it records."""
-        window = WINDOWS[interval]
-        rise = increment(selector(self.counter, self.matcher), interval, window)
+        rise = _rise(self.counter, interval, self.matcher)
         if self.credit:
-            rise = net(rise, increment(selector(self.credit, self.matcher), interval, window))
+            rise = net(rise, _rise(self.credit, interval, self.matcher))
         return by(self.labels, rise)
 
 
+def _rise(counter: str, interval: str, matcher: str) -> str:
+    series = selector(counter, matcher)
+    return increment(series, interval, WINDOWS[interval], BRIDGED[interval])
+
+
 _OWNER = "cluster, user, account, experiment"
-_NODE = "cluster, node"
 
 
 def _of_experiments(what: str, labels: str = "", credit: str = "") -> Rollup:
     counter = f"joulebook_experiment_{what}_total"
     return Rollup("experiment", what, counter, _OWNER + labels, credit, EXPIRED)
+
+
+class Sums(NamedTuple):
+    """What experiments used, by fewer labels, and without `component` and `kind` if not `parts`."""
+
+    labels: str
+    whats: frozenset[str]
+    parts: bool = False
+
+    def rules(self, level: str, interval: str) -> dict[str, str]:
+        """The sums of what was just recorded of each experiment."""
+        found = {}
+        for rollup in ROLLUPS:
+            if rollup.level == "experiment" and rollup.what in self.whats:
+                more = rollup.labels.removeprefix(_OWNER)
+                if not self.parts:
+                    more = more.replace(", component", "").replace(", kind", "")
+                name = f"{level}:joulebook_{rollup.what}:increase{interval}"
+                found[name] = by(self.labels + more, rollup.name(interval))
+        return found
 
 
 ROLLUPS = (
@@ -61,13 +92,29 @@ ROLLUPS = (
     _of_experiments("idle_cost", ", kind, currency"),
     _of_experiments("co2e_grams"),
     Rollup("remainder", "energy_joules", "joulebook_remainder_energy_joules_total",
-        f"{_NODE}, component, reason"),
+        "cluster, component, reason"),
     Rollup("remainder", "gpu_seconds", "joulebook_remainder_gpu_seconds_total",
-        f"{_NODE}, reason"),
+        "cluster, reason"),
     Rollup("remainder", "cost", "joulebook_remainder_cost_total",
-        f"{_NODE}, reason, kind, currency", "joulebook_remainder_credit_total"),
-    Rollup("meter", "energy_joules", "joulebook_meter_energy_joules_total", f"{_NODE}, component"),
+        "cluster, node, reason, kind, currency", "joulebook_remainder_credit_total"),
+    Rollup("meter", "energy_joules", "joulebook_meter_energy_joules_total", "cluster, component"),
 )  # fmt: skip
+
+SUMS = {
+    "account": Sums(
+        "cluster, account",
+        frozenset(rollup.what for rollup in ROLLUPS if rollup.level == "experiment"),
+        parts=True,
+    ),
+    "user": Sums(
+        "cluster, account, user",
+        frozenset(
+            ("energy_joules", "idle_energy_joules", "gpu_seconds", "idle_gpu_seconds", "idle_cost")
+        ),
+    ),
+    "owner": Sums(_OWNER, frozenset(("energy_joules", "cost"))),
+}
+"""By level: what panels that need no more labels than these read, since it is less."""
 
 COMPUTE = "account:joulebook_compute_flop:increase1h"
 
@@ -76,8 +123,8 @@ def _compute() -> str:
     """Time in which held GPUs worked, times the mean peak of the GPUs of their node."""
 
     def hours(what: str) -> str:
-        counter = selector(f"joulebook_experiment_{what}_total", EXPIRED)
-        return by("cluster, node, account", increment(counter, "1h", WINDOWS["1h"]))
+        counter = f"joulebook_experiment_{what}_total"
+        return by("cluster, node, account", _rise(counter, "1h", EXPIRED))
 
     peak = 'last_over_time(joulebook_gpu_peak_flops{precision="fp16"}[2h])'
     return (
@@ -97,14 +144,15 @@ def _covered(interval: str) -> str:
     """Time since the rules were evaluated before: they make up for what was not scraped.
 
     Only the interval, where scrapes went on while an evaluation was left out, or where nothing was
-    scraped for more than a day: that is lost to rules. At the very beginning: all the time before.
+    scraped for longer than they bridge: that is lost to rules. At the very beginning: all the time
+    before.
     """
-    rule, seconds = f"{COVERED}{interval}", SECONDS[interval]
+    rule, seconds, bridged = f"{COVERED}{interval}", SECONDS[interval], BRIDGED[interval]
     before = (
-        f"count_over_time(group(joulebook_build_info)[{BRIDGED}:10m] offset {WINDOWS[interval]})"
+        f"count_over_time(group(joulebook_build_info)[{bridged}:10m] offset {WINDOWS[interval]})"
     )
     return f"""\
-(time() - max_over_time(timestamp({rule})[{BRIDGED}:1m])
+(time() - max_over_time(timestamp({rule})[{bridged}:1m])
   unless on () (
     present_over_time(joulebook_build_info[2m] offset {interval})
     unless on () last_over_time({rule}[{seconds // 2}s] offset {seconds * 3 // 4}s)
@@ -121,10 +169,34 @@ SECONDS = {"5m": 300, "1h": 3600}
 
 SPENT = "budget:joulebook_spent:ratio"
 
+RATES = {
+    "electricity_price_per_kwh": "cluster, currency",
+    "carbon_intensity_grams_per_kwh": "cluster, zone",
+    "pue_ratio": "cluster",
+}
+"""Gauges that every node shows, and by what a lab tells them apart."""
+
+
+def rate_rule(what: str) -> str:
+    """The name of the rule with the mean of a gauge over all nodes."""
+    return f"cluster:joulebook_{what}:avg"
+
+
+_BUDGETED = {
+    f"budget:joulebook_{what}:increase1h": (
+        f"sum by (cluster, account, experiment{more}) (experiment:joulebook_{what}:increase1h)\n"
+        "and on (cluster) joulebook_budget"
+    )
+    for what, more in (("energy_joules", ""), ("cost", ", currency"))
+}
+"""What experiments used in clusters that have a budget. A month is read from these, so that where
+there is none nothing is read; of all experiments, so that a new budget knows its month.
+"""
+
 
 def _month(what: str, labels: str) -> str:
-    """What was used since the month (of UTC) began, by the rules of an hour."""
-    rule = f"experiment:joulebook_{what}:increase1h"
+    """What was used since the month (of UTC) began."""
+    rule = f"budget:joulebook_{what}:increase1h"
     now = "last_over_time(month()[1m:1m] @ end())"
     return by(
         labels,
@@ -155,7 +227,13 @@ def _spent() -> str:
 
 def groups() -> list[dict[str, Any]]:
     """The rule groups."""
-    hourly = {COMPUTE: _compute(), SPENT: _spent()}
+    own = {
+        "5m": {
+            rate_rule(what): f"avg by ({labels}) (joulebook_{what})"
+            for what, labels in RATES.items()
+        },
+        "1h": {COMPUTE: _compute(), **_BUDGETED, SPENT: _spent()},
+    }
     return [
         {
             "name": f"joulebook-{interval}",
@@ -164,7 +242,12 @@ def groups() -> list[dict[str, Any]]:
                 {"record": name, "expr": expression}
                 for name, expression in {
                     **{rollup.name(interval): rollup.expression(interval) for rollup in ROLLUPS},
-                    **(hourly if interval == "1h" else {}),
+                    **{
+                        name: expression
+                        for level, sums in SUMS.items()
+                        for name, expression in sums.rules(level, interval).items()
+                    },
+                    **own[interval],
                     f"{COVERED}{interval}": _covered(interval),
                 }.items()
             ],

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     CHOICE,
+    CLUSTERS,
     CURRENCY,
     HOLDER,
+    NO_PRICE,
     OWNERS,
     PAID,
     WHO,
@@ -21,14 +24,13 @@ from dashboards.generator.figures import (
 )
 from dashboards.generator.lab import LONG
 from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
-from dashboards.generator.promql import ratio
+from dashboards.generator.promql import by, ratio, risen
 
 UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
 _NODE = "cluster, node"
 _IDLE = "while the GPUs that were held did no work"
 _BOTH = "electricity and the hours of the hardware"
-_NO_PRICE = "set rates.price"
 
 
 def _stat(
@@ -42,7 +44,7 @@ def _stat(
     return stat(title, f"{about} {LONG}", basis, unit, query, **how)
 
 
-_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": _NO_PRICE}
+_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": NO_PRICE}
 
 TOTALS = (
     _stat("Cost of idle allocations", f"What was paid {_IDLE}: {_BOTH}.", Basis.RATED, "locale",
@@ -128,6 +130,8 @@ TREND = (
 
 _GPU = "cluster, node, gpu, uuid"
 _HOLDER = f"{_GPU}, scheduler, workload, user, account, experiment"
+_FOREIGN = "joulebook_foreign_use_seconds_total"
+_USER = "cluster, node, meter, scheduler, workload"
 _BUSY = f"max by ({_GPU}) (avg_over_time(joulebook_gpu_utilization_ratio[1h]))"
 
 LOW = Panel(
@@ -159,6 +163,32 @@ LOW = Panel(
     empty="Every GPU that was held for the last hour was busy",
 )
 
+UNASKED = Panel(
+    "Used without an allocation",
+    "Whose processes ran on GPUs that others hold, and for how long in the range: the holders pay "
+    "for it.",
+    Basis.READ,
+    "none",
+    kind="table",
+    width=24,
+    height=7,
+    columns=(
+        Column("cluster", width=110),
+        Column("node", link=links.NODE),
+        Column("meter"),
+        Column("scheduler"),
+        Column("workload", link=links.WORKLOAD),
+        Column(
+            "Hours",
+            Query(f"{by(_USER, risen(f'{_FOREIGN}{{{CLUSTERS}}}'))} / 3600 > 0.01"),
+            "locale",
+            2,
+        ),
+    ),
+    sort="Hours",
+    empty="Nobody used a GPU that another held",
+)
+
 WHERE_UNUSED = (
     Panel(
         "Cost of unallocated GPUs, by node",
@@ -169,7 +199,7 @@ WHERE_UNUSED = (
         "bargauge",
         decimals=2,
         height=10,
-        empty=_NO_PRICE,
+        empty=NO_PRICE,
     ),
     Panel(
         "Unattributed, by reason",
@@ -192,6 +222,7 @@ DASHBOARD = Board(
         Row("", TOTALS),
         Row("Owners", (OWNERS_TABLE,)),
         Row("Now", (LOW,)),
+        Row("Outside allocations", (UNASKED,)),
         Row("Trend", TREND),
         Row("Unallocated and unattributed", WHERE_UNUSED),
     ),

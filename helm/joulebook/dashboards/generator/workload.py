@@ -9,7 +9,7 @@ from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel
 from dashboards.generator.promql import J_PER_KWH, TARGET, by, chosen, exact, net, one_of, ratio
 
 THIS = chosen("cluster", "workload")
-_HOW = "Choose a run: click one in the table above, or type its number or name into the box above."
+_HOW = "Choose a run: click one in the table, or type its number or name into the box above."
 _EXACT = "The counter at the end of the range less that at its beginning."
 
 
@@ -108,16 +108,18 @@ OVER_TIME = (
         decimals=2,
         custom=STACKED,
         below_zero=True,
-        empty="Choose a run; if it costs nothing: set rates.price",
+        empty="Choose a run; if it costs nothing: see rates.price",
     ),
 )
 
 _NOW = "cluster, scheduler, workload, user, account, experiment"
-_ANY = CLUSTERS
+_ANY = f"{CLUSTERS},workload=~`${{workload:regex}}.*`"
+"""All while the box is empty."""
 
 RUNNING = Panel(
     "Running now",
-    "All that hold a GPU at the end of the range; a click on one opens its page.",
+    "All that hold a GPU at the end of the range, or those whose number begins with what is in the "
+    "box above; a click on one opens its page.",
     Basis.HELD,
     "none",
     kind="table",
@@ -156,7 +158,7 @@ DASHBOARD = Board(
     "Workload",
     "One job or pod: its power, the utilization of its GPUs, its energy and what it cost.",
     (CLUSTER, text_box("workload", "Workload"), CURRENCY),
-    (Row("", TOTALS), Row("Running now", (RUNNING,)), Row("Over time", OVER_TIME)),
+    (Row("", (RUNNING,)), Row("One run", TOTALS), Row("Over time", OVER_TIME)),
     since="now-24h",
     refresh="1m",
 )

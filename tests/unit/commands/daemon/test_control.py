@@ -15,7 +15,7 @@ from tests.unit.node.stand_ins import until
 
 from joulebook import cli
 from joulebook.commands.daemon import control
-from joulebook.commands.daemon.running import daemon_pid, described, lock_path
+from joulebook.commands.daemon.client import daemon_pid, described, lock_path
 from joulebook.ledger.location import LedgerLock
 from joulebook.node.release import ReleaseHandler, request_path
 

@@ -9,7 +9,7 @@ import pytest
 
 from joulebook.cli import main
 from joulebook.commands.daemon import hooks
-from joulebook.commands.daemon.slurm_conf import hook_files, is_ours, read_slurm_conf
+from joulebook.commands.daemon.hooks import hook_files, is_ours, read_slurm_conf
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook.commands.doctor.checks import Site, Status
-from joulebook.commands.doctor.collect import CHECKS
+from joulebook.commands.doctor.daemon import COLLECTION_CHECKS
 from joulebook.config import Config
 from joulebook.config.lab import Collect
 from joulebook.config.node import ServerSection
@@ -20,7 +20,7 @@ from joulebook.lab.collected.database import opened
 
 def said(config: Config) -> list[tuple[Status, str]]:
     site = Site(config, Path("/none"))
-    return [(each.status, each.found) for check in CHECKS for each in check(site)]
+    return [(each.status, each.found) for check in COLLECTION_CHECKS for each in check(site)]
 
 
 def test_nothing_is_set() -> None:

@@ -15,12 +15,22 @@ import pytest
 from tests.unit.commands.ledger_sample import HOSTILE
 
 from joulebook.commands.daemon.client import DaemonUrl, Unreachable
-from joulebook.commands.doctor import checks, daemon, host, ledger, node
+from joulebook.commands.doctor import checks, daemon, host, ledger
 from joulebook.commands.doctor import gpu as gpu_checks
 from joulebook.commands.doctor import slurm as slurm_checks
-from joulebook.commands.doctor.checks import Check, Finding, Site, Status, fail, ok, warn
+from joulebook.commands.doctor.checks import (
+    Answer,
+    Check,
+    Finding,
+    GpuSurvey,
+    Site,
+    Status,
+    Survey,
+    fail,
+    ok,
+    warn,
+)
 from joulebook.commands.doctor.doctor import SECTIONS, CheckGroup, show
-from joulebook.commands.doctor.nvml_survey import Answer, GpuSurvey, Survey
 from joulebook.config import Config
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.sensors import Drm, Hwmon, Nvml, Rapl, Sensors
@@ -221,56 +231,56 @@ def test_a_container_without_the_hosts_pids_is_told_so_whatever_runs_it(
 
 
 def test_the_configuration(site: Site) -> None:
-    one(site, node.configuration, Status.OK, r"defaults \(.* does not exist\)")
+    one(site, host.configuration, Status.OK, r"defaults \(.* does not exist\)")
     named = replace(site, environ={"JOULEBOOK_NODE_NAME": "x", "JOULEBOOK_EXPERIMENT": "y"})
-    finding = one(named, node.configuration, Status.OK, "JOULEBOOK_NODE_NAME from the")
+    finding = one(named, host.configuration, Status.OK, "JOULEBOOK_NODE_NAME from the")
     assert "EXPERIMENT" not in finding.found
     wrong = replace(site, config_problem="a.toml: node.nam: unknown key\na.toml: b: wrong")
-    assert [each.status for each in found(wrong, node.configuration)] == [Status.FAIL] * 2
+    assert [each.status for each in found(wrong, host.configuration)] == [Status.FAIL] * 2
 
 
 def test_rights_are_those_of_the_process(site: Site) -> None:
     status = site.proc / "self/status"
     status.write_text("Uid:\t1000\t1000\t1000\t1000\nCapEff:\t0000000000000000\n")
-    one(site, node.rights, Status.WARN, r"uid 1000\) lacks CAP_DAC_READ_SEARCH and CAP_SYS")
+    one(site, host.rights, Status.WARN, r"uid 1000\) lacks CAP_DAC_READ_SEARCH and CAP_SYS")
     status.write_text(f"Uid:\t0\t0\t0\t0\nCapEff:\t{1 << 19 | 1 << 2:016x}\n")
-    one(site, node.rights, Status.OK, "may read the environment")
+    one(site, host.rights, Status.OK, "may read the environment")
     status.unlink()
-    one(site, node.rights, Status.WARN, "cannot be read")
+    one(site, host.rights, Status.WARN, "cannot be read")
 
 
 def test_a_daemon_of_pods_needs_no_capability(site: Site) -> None:
     (site.proc / "self/status").write_text("Uid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\n")
     tenants = Tenants(kubernetes=Kubernetes(enabled=True), slurm=Slurm(enabled=False))
     pods = replace(site, config=msgspec.structs.replace(site.config, tenants=tenants))
-    one(pods, node.rights, Status.OK, r"uid 0\) needs no capability")
+    one(pods, host.rights, Status.OK, r"uid 0\) needs no capability")
     both = Tenants(kubernetes=Kubernetes(enabled=True), slurm=Slurm(enabled=True))
     pods = replace(site, config=msgspec.structs.replace(site.config, tenants=both))
-    one(pods, node.rights, Status.WARN, "lacks CAP_DAC_READ_SEARCH")
+    one(pods, host.rights, Status.WARN, "lacks CAP_DAC_READ_SEARCH")
 
 
 @pytest.mark.parametrize(
     ("state", "status", "pattern"),
     [
         (None, Status.WARN, "does not report"),
-        (node.KernelClock(False, 16.0), Status.WARN, "not synchronized"),
-        (node.KernelClock(True, 2.0), Status.WARN, r"only to within 2\.0 s"),
-        (node.KernelClock(True, 0.012), Status.OK, "to within 12 ms"),
+        (host.KernelClock(False, 16.0), Status.WARN, "not synchronized"),
+        (host.KernelClock(True, 2.0), Status.WARN, r"only to within 2\.0 s"),
+        (host.KernelClock(True, 0.012), Status.OK, "to within 12 ms"),
     ],
 )
 def test_the_clock(
     site: Site,
     monkeypatch: pytest.MonkeyPatch,
-    state: node.KernelClock | None,
+    state: host.KernelClock | None,
     status: Status,
     pattern: str,
 ) -> None:
-    monkeypatch.setattr(node, "_kernel_clock", lambda: state)
-    one(site, node.clock, status, pattern)
+    monkeypatch.setattr(host, "_kernel_clock", lambda: state)
+    one(site, host.clock, status, pattern)
 
 
 def test_the_kernel_answers_about_its_clock() -> None:
-    state = node._kernel_clock()
+    state = host._kernel_clock()
     assert state is None or 0 <= state.max_error_s < 1e6
 
 

@@ -9,7 +9,7 @@ from tests.unit.commands.ledger_sample import write_ledger
 from tests.unit.ledger.samples import sql
 
 from joulebook.commands.doctor.checks import Site, Status
-from joulebook.commands.doctor.rates import balance, in_force, settings
+from joulebook.commands.doctor.ledger import balance, in_force, settings
 from joulebook.config import load
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ from joulebook.units import NS_PER_S, UJ_PER_J
         ("session-4711", "", "session-4711"),
         ("run-4711-123456.u1000@0a1b2c3d", "", "run-4711-123456.u1000@0a1b2c3d"),
         ("train.service.u1001@0a1b", "", "train.service.u1001@0a1b"),
+        ("3d\\x2dnet@1.service.u1@ws.0a1b2c3d", "", "3d\\x2dnet@1.service.u1@ws.0a1b2c3d"),
+        ("7zip@ws1.lab.0a1b2c3d", "", "7zip@ws1.lab.0a1b2c3d"),
+        ("docker-ab12ab12ab12.u1000", "", "docker-ab12ab12ab12.u1000"),
         ("train-0.1a2b3c4d", "", "train-0.1a2b3c4d"),
         ("kubernetes/train-0.1a2b3c4d", "kubernetes", "train-0.1a2b3c4d"),
         ("process/user.slice/user-1000.slice", "process", "user.slice/user-1000.slice"),
@@ -41,7 +45,22 @@ def test_an_id(text: str, scheduler: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "abc", "12 34", "1234.batch", "-1", "1234'", "*", "12?", "1\n", "१२", "9" * 40, "\x1b[2J"],
+    [
+        "",
+        "abc",
+        "12 34",
+        "1234.batch",
+        "-1",
+        "1234'",
+        "*",
+        "12?",
+        "1\n",
+        "१२",
+        "9" * 40,
+        "\x1b[2J",
+        "12-34",
+        "a b@c",
+    ],
 )
 def test_what_is_no_id(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_id(text) is None
@@ -113,3 +132,26 @@ def test_a_job_of_the_collected_ledger(
     assert "all of it" not in text
     assert cli.main(["job", "999", *option]) == 1
     assert "job 999 is not in the collected ledger" in capsys.readouterr().err
+
+
+def test_the_list_says_for_how_much_of_the_time_energy_is_known(
+    collected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(f"sqlite://{collected}/collected.db") as database:
+        whole = booked("n3", "102", 0, 3600, 1000)
+        whole.label("102", "nlp", "grace", "vit", started_utc_ns=NOVEMBER_S * NS_PER_S,
+                    ended_utc_ns=(NOVEMBER_S + 3600) * NS_PER_S)  # fmt: skip
+        assert ingest.take(database, whole.page(0), "t", NOVEMBER_S + 50_000)
+    assert cli.main(["report", "--json"]) == 0
+    lines = {line["experiment"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+    assert (lines["bert"]["held_gpu_hours"], lines["bert"]["coverage"]) == (2, 0.625)
+    assert (lines["vit"]["held_gpu_hours"], lines["vit"]["coverage"]) == (1, 1)
+    assert cli.main(["report"]) == 0
+    text = capsys.readouterr().out
+    table = [re.split(" {2,}", line.strip()) for line in text.splitlines()]
+    assert table[2][2:4] == ["GPU-hours", "measured"]
+    rows = {row[0]: row[2:4] for row in table[3:6]}
+    assert rows["nlp / ada / bert"] == ["2.00", "62 %"]
+    assert rows["nlp / grace / vit"] == ["1.00", "100 %"]
+    assert rows["in all"] == ["3.00", "75 %"]
+    assert "below 100 %, it is a lower bound" in text

@@ -12,8 +12,16 @@ import pytest
 from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
 
 from joulebook.cli import main
-from joulebook.commands.job.output import Output, append, parse
-from joulebook.commands.job.summary import as_text, find, latest_run, lines, wait
+from joulebook.commands.job.summary import (
+    Output,
+    append,
+    as_text,
+    find,
+    latest_run,
+    lines,
+    parse,
+    wait,
+)
 from joulebook.core.money.amounts import Charge, Exact, Item
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
@@ -40,6 +48,20 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def slurm(name: str) -> WorkloadId:
     return WorkloadId("slurm", name)
+
+
+def test_a_job_without_a_gpu_has_no_seconds_that_are_still_to_come(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(ledger))
+    assert main(["job", "700", "--summary"]) == 0
+    text = capsys.readouterr().out
+    assert "joulebook: 0 J on no GPU in 10.000 s" in text
+    assert "complete, on node" in text and "nothing was booked to it" in text
+    assert main(["job", "700"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "GPUs none" in text
+    assert "Nothing was booked to it." in text
 
 
 def test_three_lines_with_money_and_without(ledger: Path) -> None:
@@ -163,7 +185,7 @@ def test_only_a_regular_file_of_ones_own_with_one_name(tmp_path: Path) -> None:
 def test_rights_are_given_up_for_good_and_never_for_roots_files() -> None:
     code = (
         "import os\n"
-        "from joulebook.commands.job.output import become\n"
+        "from joulebook.commands.job.summary import become\n"
         "from joulebook.errors import InputError\n"
         "for uid, reason in ((0, 'root'), (3999999999, 'unknown_user')):\n"
         "    try: become(uid)\n"

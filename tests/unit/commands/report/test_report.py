@@ -14,7 +14,7 @@ from tests.unit.core.money.test_accrual import T0_S, hourly, metered, rates_of
 from tests.unit.ledger.test_charges import written
 
 from joulebook.cli import main
-from joulebook.commands.daemon.demo import demo_config
+from joulebook.commands.daemon.run import demo_config
 from joulebook.config import Config
 from joulebook.config.rates import Rates, missing
 from joulebook.core.money.rates import UG_PER_G

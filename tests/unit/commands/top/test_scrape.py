@@ -72,6 +72,9 @@ def test_the_lines(board: NodeScrape) -> None:
     assert made[0] == "joulebook  node-1 (lab)   614 W   2/2 GPUs held   SENSOR DOWN: rapl"
     row = next(line for line in made if line.startswith("  0  "))
     assert " ".join(row.split()) == ("0 H100 80GB HBM3 413 W 700 W 97 % 61.0/80.0 GiB 64 C 101 ada")
+    row = next(line for line in made if line.startswith("101 "))
+    assert row.split("  ")[-1].strip() == "1.00 h, 80 % measured"
+    assert sum("measured" in line for line in made) == 1
     assert made[-1].startswith("Ledger: ") and made[-1].endswith("balanced")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.core.audit import Auditor, laws
 
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.attribution.other import OtherSplit
+from joulebook.core.attribution.host import OtherSplit
 from joulebook.core.energy.node_meter import KEPT_S, NodeMeter
 from joulebook.core.energy.readings import Component, Failure, Meter, Reading
 from joulebook.core.evidence import Method, Remainder

@@ -210,6 +210,17 @@ def test_a_workload_that_goes_on_is_not_ended() -> None:
     assert node.books.workloads[job_id("a")].ended_ns is None
 
 
+def test_one_that_once_held_a_part_of_a_device_is_known_to_have_shared() -> None:
+    node = Node()
+    part = msgspec.structs.replace(holds("a", 0, 2), parts=1, of=4)
+    node.step(1, {}, [holds("a"), holds("b")])
+    assert not node.books.workloads[job_id("a")].shared
+    node.step(2, {}, [part, holds("b")])
+    node.step(3, {"a": 5}, [holds("a", 3), holds("b")])
+    assert node.books.workloads[job_id("a")].shared
+    assert not node.books.workloads[job_id("b")].shared
+
+
 def test_one_known_by_its_processes_ends_with_them() -> None:
     node = Node()
     node.step(1, {"a": 5}, facts=[knows("a")])

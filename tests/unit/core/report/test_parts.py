@@ -138,12 +138,13 @@ def test_a_run_that_shares_its_number_is_named_with_its_begin() -> None:
     with pytest.raises(ValueError, match=f"more than one run: 500@{T0_S}, 500@{T0_S + 20}"):
         sort_out(found, RoleChoice("500"), {})
     best = sort_out(found, RoleChoice(f"500@{T0_S + 20}"), {}).best
-    assert best is not None and best.workload.labels.user == "bob"
+    (of_best,) = (run for run in found if run.workload.id == best)
+    assert of_best.workload.labels.user == "bob"
 
 
 def test_what_the_scheduler_told_of_an_end_is_known() -> None:
     (run,) = runs(ledger("n1", (job(0, 8, outcome="preempted"), 1600)))
-    assert sort_out([run], RoleChoice(), {}).state(run) is State.FAILED
+    assert sort_out([run], RoleChoice(), {}).state(run) is State.PREEMPTED
     assert sort_out([run], RoleChoice(), {run.workload.id: State.COMPLETED}).state(run) is (
         State.COMPLETED
     )

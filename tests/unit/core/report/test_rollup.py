@@ -166,10 +166,10 @@ def test_rates_weigh_what_the_selection_burnt_and_held(
         charges=tuple(row for row in ledger.charges if row.subject == JOB),
     )
     alone = recharged(own, two_models(), WANTED).account
-    assert {row for row in own_rates(own).rates if row.energy_uj or row.held_ns} == {
+    assert {row for row in own_rates(own) if row.energy_uj or row.held_ns} == {
         row for row in alone.rates if row.energy_uj or row.held_ns
     }
-    assert sorted(own_rates(ledger).rates) == sorted(ledger.rates)
+    assert sorted(own_rates(ledger)) == sorted(ledger.rates)
 
 
 def test_an_experiment_on_one_model_shows_its_own_means() -> None:
@@ -187,7 +187,7 @@ def test_an_experiment_on_one_model_shows_its_own_means() -> None:
         postings=tuple(row for row in ledger.postings if row.subject == JOB),
         charges=tuple(row for row in ledger.charges if row.subject == JOB),
     )
-    found = {(rate.quantity, rate.source): rate for rate in cost_carbon.rates(own_rates(own).rates)}
+    found = {(rate.quantity, rate.source): rate for rate in cost_carbon.rates(own_rates(own))}
     assert found["price", "test"].mean == 0.35
     assert found["carbon", "test"].mean == 450
     assert [source for quantity, source in found if quantity == "hardware"] == ["bought 2019"]

@@ -177,13 +177,17 @@ def some_runs() -> ReportData:
 def test_roles() -> None:
     found = runs(some_runs())
     states = {JOBS[0]: State.FAILED, JOBS[1]: State.COMPLETED}
-    effort = sort_out(found, RoleChoice("slurm/1", (), {"3": "wrong data"}), states)
-    assert effort.best is not None and effort.best.workload.id == JOBS[1]
-    assert [run.workload.id for run in effort.sweep] == list(JOBS[:3])
-    assert len(effort.project) == 4
-    assert [run.shown for run in effort.of(State.FAILED)] == ["0"]
-    assert [run.shown for run in effort.of(State.UNKNOWN)] == ["2"]
-    assert effort.excluded == {JOBS[3]: "wrong data"}
+    roles = sort_out(found, RoleChoice("slurm/1", (), {"3": "wrong data"}), states)
+    assert roles.best == JOBS[1]
+    assert roles.sweep == set(JOBS[:3])
+    assert [roles.role(run) for run in found] == ["sweep", "best", "sweep", "excluded"]
+    assert [roles.state(run) for run in found] == [
+        State.FAILED,
+        State.COMPLETED,
+        State.UNKNOWN,
+        State.UNKNOWN,
+    ]
+    assert roles.excluded == {JOBS[3]: "wrong data"}
     assert sort_out(found, RoleChoice("", ("*",)), {}).best is None
     (only,) = sort_out(found, RoleChoice("", ("2",)), {}).sweep
     assert sort_out(found, RoleChoice("", ("2",)), {}).best == only

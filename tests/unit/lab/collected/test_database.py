@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 
 import pytest
 
+import joulebook
 from joulebook.errors import ConfigError, LedgerError, LedgerTooNew, LedgerUnavailable
 from joulebook.lab.collected.database import connect, opened
-from joulebook.lab.collected.rollup import after, begin_s, month_of, parsed
+from joulebook.lab.collected.months import after, begin_s, month_of, parsed
+
+EXPORTER = Path(joulebook.__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -34,17 +39,40 @@ def test_no_message_holds_a_password() -> None:
     assert "secret" not in str(down.value)
 
 
-def test_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "url", "extra"),
+    [
+        ("psycopg", "postgresql://me:secret@h/d", "postgresql"),
+        ("sqlalchemy", "postgresql://me:secret@h/d", "lab"),
+        ("sqlalchemy", "sqlite:///c.db", "lab"),
+    ],
+)
+def test_without_what_a_node_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, lacking: str, url: str, extra: str
+) -> None:
     real: Callable[..., Any] = builtins.__import__
 
     def without(name: str, *rest: object) -> object:
-        if name == "psycopg":
-            raise ImportError(name)
+        if name == lacking:
+            raise ImportError(name, name=name)
         return real(name, *rest)
 
+    monkeypatch.delitem(sys.modules, "joulebook.lab.collected.engines", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"pip install 'joulebook\[postgresql\]'"):
-        connect("postgresql://h/d")
+    with pytest.raises(ConfigError, match=rf"{lacking} is not installed: .*\[{extra}\]") as refused:
+        connect(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_commands_of_a_node_start_without_it() -> None:
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for name in ('sqlalchemy', 'alembic', 'psycopg', 'pyarrow'): sys.modules[name] = None\n"
+        "import joulebook.commands as at\n"
+        "for each in pkgutil.walk_packages(at.__path__, 'joulebook.commands.'):\n"
+        "    importlib.import_module(each.name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(EXPORTER)})
 
 
 def test_it_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -80,7 +108,7 @@ def test_tables_of_another_version(
 ) -> None:
     url = f"sqlite://{tmp_path}/c.db"
     with opened(url, create=True) as database:
-        database.rows("UPDATE joulebook_schema SET version = ?", [version])
+        database.rows("UPDATE alembic_version SET version_num = ?", [f"{version:04}"])
     with pytest.raises(kind, match=why):
         connect(url)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
 from tests.unit.lab.collected.nodes import DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
 from tests.unit.ledger.test_migration import FORMATS, old_page
 
@@ -15,12 +21,17 @@ from joulebook.core.evidence import Amount
 from joulebook.core.ledger.export import VERSION, PostingsPage
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.dataset import Selection
-from joulebook.errors import InputError, LedgerTooNew
+from joulebook.errors import InputError, LedgerError, LedgerTooNew
 from joulebook.lab.collected import bills, check, ingest, renames
-from joulebook.lab.collected.database import Database, connect, opened
+from joulebook.lab.collected.database import MIGRATIONS, Database, connect, opened
 from joulebook.lab.collected.report_query import CollectedSource
+from joulebook.lab.collected.tables import METADATA
 
 NOW_S = DECEMBER_S
+_BOOKED = (
+    "SELECT ledger, quarter_s, meter, workload, how, energy_uj, idle_uj, held_ns FROM postings"
+    " ORDER BY 1, 2, 3, 4, 5"
+)
 
 
 @pytest.fixture
@@ -37,6 +48,35 @@ def collected_before(folder: Path) -> str:
     with closing(sqlite3.connect(path)) as conn:
         conn.executescript((FORMATS / "collected-4.sql").read_text())
     return f"sqlite://{path}"
+
+
+STEP = "0007_identity.sql"
+
+
+def made_by_schema_7(folder: Path) -> str:
+    """The same, as it was before there were revisions."""
+    url = collected_before(folder)
+    with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as conn:
+        conn.executescript((MIGRATIONS / "versions" / STEP).read_text())
+        conn.execute("UPDATE joulebook_schema SET version = 7")
+        conn.commit()
+    return url
+
+
+def differences(database: Database) -> list[object]:
+    """What the tables are not that `tables.py` says they are."""
+
+    def is_ours(name: str | None, *_: object) -> bool:
+        return not re.search(r"_\d{6}|_other|alembic", str(name))  # partitions of PostgreSQL
+
+    context = MigrationContext.configure(database.connection, opts={"include_name": is_ours})
+    return [
+        each
+        for each in compare_metadata(context, METADATA)
+        # sqlite does not say that a key is not null, nor that a reference is deferred.
+        if (each[0][0] if isinstance(each, list) else each[0])
+        not in {"modify_nullable", "add_fk", "remove_fk"}
+    ]
 
 
 def every_bill(database: Database) -> list[bills.MonthBill]:
@@ -65,8 +105,18 @@ def newer(page: PostingsPage) -> PostingsPage:
     )  # fmt: skip
 
 
-def test_a_collected_ledger_of_before_keeps_every_bill(tmp_path: Path) -> None:
-    with opened(collected_before(tmp_path), create=True) as database:
+@pytest.mark.parametrize("made", [collected_before, made_by_schema_7])
+def test_a_collected_ledger_of_before_keeps_every_bill(
+    tmp_path: Path, made: Callable[[Path], str]
+) -> None:
+    url = made(tmp_path)
+    with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as conn:
+        before = conn.execute(_BOOKED).fetchall()
+    with pytest.raises(LedgerError, match="run `joulebook collect` of this version once"):
+        connect(url)
+    with opened(url, create=True) as database:
+        assert database.rows(_BOOKED) == before
+        assert differences(database) == []
         assert check.check(database).good
         months = every_bill(database)
         assert [month.month for month in months] == [202610, 202611]
@@ -104,9 +154,22 @@ def test_pages_of_both_versions_are_taken(url: str) -> None:
         assert check.check(database).good
 
 
+def test_nothing_is_downgraded(url: str) -> None:
+    with opened(url) as database:
+        assert differences(database) == []
+        config = Config(attributes={"connection": database.connection})
+        config.set_main_option("script_location", str(MIGRATIONS))
+        for revision in ("-1", "0007", "base"):
+            with pytest.raises(LedgerError, match="cannot be downgraded: use this version"):
+                command.downgrade(config, revision)
+        assert check.check(database).good
+        # Versions without Alembic read this, and say that the ledger is newer than they are.
+        assert database.rows("SELECT version > 7 FROM joulebook_schema") == [(1,)]
+
+
 def test_a_newer_schema_is_refused_in_words(url: str) -> None:
     with opened(url) as database:
-        database.rows("UPDATE joulebook_schema SET version = 99")
+        database.rows("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(LedgerTooNew, match="install the newer version"):
         connect(url)
 

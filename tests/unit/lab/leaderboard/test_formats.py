@@ -18,8 +18,7 @@ import pytest
 from joulebook.cli import main
 from joulebook.core.report.leaderboard import ComparedMetric, Entrant, Join, Unit, boards
 from joulebook.lab.leaderboard import demo
-from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, html, markdown
-from joulebook.lab.leaderboard.images import png, svg
+from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, html, markdown, png, svg
 from joulebook.lab.leaderboard.plot import MOST_PANELS, draw
 from joulebook.units import UJ_PER_KWH
 

@@ -98,7 +98,7 @@ def test_the_digest_is_of_figures_and_not_of_names() -> None:
         ("{head}\nposting\n", "row 2: 1 columns, expected 23"),
         ("{head}\n{other}\n", "row 2: table 'bill': expected one of statement"),
         ("{head}\n{wrong}\n", "row 2: invalid literal for int"),
-        ('{head}\n"x', "row 1: unexpected end of data"),
+        ('{head}\n"x', "row 2: unexpected end of data"),
     ],
 )
 def test_what_is_no_file_of_rows_is_named(text: str, said: str) -> None:

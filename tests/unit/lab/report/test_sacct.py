@@ -95,6 +95,8 @@ def test_a_node_that_failed_under_a_job_and_a_heterogeneous_one(tmp_path: Path) 
         "3": State.COMPLETED,
         "4": State.CANCELLED,
     }
+    shown = [run(name) for name in ("3+0", "3+1")]
+    assert ask(tmp_path, said, *shown) == {"3+0": State.COMPLETED, "3+1": State.CANCELLED}
 
 
 def test_a_number_that_was_given_before_is_told_by_time_and_cluster(tmp_path: Path) -> None:

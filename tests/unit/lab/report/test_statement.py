@@ -349,7 +349,8 @@ def test_failed_runs_are_counted_and_named(
     found = reported(capsys, config)
     assert found["counts"] == {
         "total": 4, "completed": 1, "failed": 1, "cancelled": 1, "running": 0, "not_known": 1,
-        "excluded": 0, "failed_runs": ["102"], "excluded_runs": {}, "partial_runs": [],
+        "preempted": 0, "excluded": 0, "failed_runs": ["102"],
+        "cancelled_runs": ["103"], "preempted_runs": [], "excluded_runs": {}, "partial_runs": [],
         "states_from": "ends of runs from sacct",
     }  # fmt: skip
     assert found["energy"]["project"]["value"] == 24

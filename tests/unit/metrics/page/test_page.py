@@ -92,6 +92,10 @@ def test_page_says_what_matters() -> None:
         assert said in text, said
 
 
+def test_what_is_not_measured_for_all_of_its_time_says_so() -> None:
+    assert re.findall(r"(\S+ \S+) (\d+ %) measured", words(small_view())) == [("1.00 h", "80 %")]
+
+
 def test_books_add_up_on_the_page() -> None:
     text = words(small_view())
     numbers = [int(re.sub(r"[,.]", "", n)) for n in re.findall(r"([\d,]+\.\d{6}) J", text)]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 
 from joulebook.core.sanitize import one_line
-from joulebook.lab.report.document import RUN_COLUMNS, Document, StatementSection, document
+from joulebook.lab.report.document import document
+from joulebook.lab.report.formats.templates import LATEX, filled
 from joulebook.lab.report.model import Statement
 
 _ESCAPES = {
@@ -21,7 +21,8 @@ _ESCAPES = {
     "&": r"\&",
     "#": r"\#",
     "%": r"\%",
-    "_": r"\_",
+    # Names of settings have no other place to break a line.
+    "_": r"\_\allowbreak{}",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
     "<": r"\textless{}",
@@ -46,10 +47,7 @@ _ESCAPES = {
     "\u0131": r"\i{}",
 }
 
-_SYMBOL = re.compile(r"\bE\\_(gpu|host|idle|it|fac|best|sweep|project)\b")
-
-_TOGETHER = 2
-"""Sections in a table: all of them would be longer than a page."""
+_SYMBOL = re.compile(r"\bE\\_\\allowbreak\{\}(gpu|host|idle|it|fac|best|sweep|project)\b")
 
 # Between these a Latin font would put a dash or a quote.
 _LIGATURE = re.compile(r"(?<=-)(?=-)|(?<=,)(?=,)|(?<=')(?=')")
@@ -60,9 +58,16 @@ _ACCENTS = {
 }  # fmt: skip
 
 
-def render(statement: Statement) -> str:
+def render(statement: Statement, length: str = "full") -> str:
     """Return the statement in LaTeX."""
-    return "\n".join(_lines(document(statement))) + "\n"
+    doc = document(statement)
+    values = {
+        "doc": doc,
+        "length": length,
+        "title": _comment(doc.title),
+        "subtitle": _comment(doc.subtitle),
+    }
+    return filled("statement.tex.j2", escape, values, **LATEX)
 
 
 def escape(text: str, most: int = 1_000) -> str:
@@ -71,7 +76,7 @@ def escape(text: str, most: int = 1_000) -> str:
     Letters with accents are composed; what Latin fonts lack is set as its code point.
     """
     plain = "".join(map(_letter, one_line(text, most)))
-    plain = _LIGATURE.sub("{}", plain)
+    plain = _LIGATURE.sub("{}", plain).replace(r" \%", r"~\%")
     plain = _SYMBOL.sub(r"$E_{\\mathrm{\1}}$", plain)
     return plain.replace("CO2e", r"CO$_2$e")
 
@@ -85,58 +90,6 @@ def _letter(character: str) -> str:
     if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
         return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"[U+{ord(character):04X}]".replace("[", "{[}").replace("]", "{]}")
-
-
-def _lines(doc: Document) -> Iterator[str]:
-    yield "% " + _comment(doc.title)
-    yield "% " + _comment(doc.subtitle)
-    yield r"\paragraph{Energy, cost and carbon footprint.}"
-    for sentence in doc.paragraph:
-        yield escape(sentence)
-    yield ""
-    for start in range(0, len(doc.sections), _TOGETHER):
-        yield from _figures(doc, doc.sections[start : start + _TOGETHER])
-    if doc.runs:
-        yield ""
-        yield from _runs(doc)
-    yield ""
-    yield r"\noindent{\footnotesize " + " ".join(map(escape, doc.notes)) + "}"
-
-
-def _figures(doc: Document, sections: Sequence[StatementSection]) -> Iterator[str]:
-    yield r"\begin{table}[htbp]"
-    yield r"\centering\footnotesize"
-    about = ", ".join(section.title for section in sections)
-    yield r"\caption{" + escape(f"{doc.title}: {about}") + "}"
-    yield r"\begin{tabular}{@{}p{0.24\linewidth}p{0.36\linewidth}p{0.33\linewidth}@{}}"
-    yield r"\hline"
-    for section in sections:
-        yield r"\multicolumn{3}{@{}l}{\textbf{" + escape(section.title) + r"}}\tabularnewline"
-        for row in section.rows:
-            indent = r"\quad " if row.label.startswith(" ") else ""
-            cells = (indent + escape(row.label), escape(row.value), escape(row.note))
-            yield " & ".join(r"\raggedright " + cell for cell in cells) + r"\tabularnewline"
-        yield r"\hline"
-    yield r"\end{tabular}"
-    yield r"\end{table}"
-    yield ""
-
-
-def _runs(doc: Document) -> Iterator[str]:
-    yield r"\begin{table}[htbp]"
-    yield r"\centering\scriptsize\setlength{\tabcolsep}{3pt}"
-    yield r"\caption{Runs: " + escape(doc.title) + "}"
-    yield r"\begin{tabular}{@{}lp{0.11\linewidth}p{0.12\linewidth}" + "r" * 5 + "@{}}"
-    yield r"\hline"
-    yield " & ".join(map(escape, RUN_COLUMNS)) + r"\tabularnewline"
-    yield r"\hline"
-    for run in doc.runs:
-        cells = [escape(cell, 40) for cell in run]
-        cells[1:3] = [r"\raggedright " + cell for cell in cells[1:3]]
-        yield " & ".join(cells) + r"\tabularnewline"
-    yield r"\hline"
-    yield r"\end{tabular}"
-    yield r"\end{table}"
 
 
 def _comment(text: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from html import escape as escape_html
 
 from joulebook.core.sanitize import one_line
-from joulebook.lab.report.document import RUN_COLUMNS, Document, document
+from joulebook.lab.report.document import document
+from joulebook.lab.report.formats.templates import filled
 from joulebook.lab.report.model import Statement
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~^$@])")
@@ -17,9 +18,9 @@ _LEADING = re.compile(r"^([-+=])")
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto)(?=:)|(?<![\w.])www(?=\.)")
 
 
-def render(statement: Statement) -> str:
+def render(statement: Statement, length: str = "full") -> str:
     """Return the statement in Markdown."""
-    return "\n".join(_lines(document(statement))) + "\n"
+    return filled("statement.md.j2", escape, {"doc": document(statement), "length": length})
 
 
 def escape(text: str, most: int = 1_000) -> str:
@@ -28,28 +29,6 @@ def escape(text: str, most: int = 1_000) -> str:
     plain = _SPECIAL.sub(r"\\\1", plain)
     plain = _LINK.sub(lambda found: f"{found[0]}<!-- -->", plain)
     return _LEADING.sub(r"\\\1", plain)
-
-
-def _lines(doc: Document) -> Iterator[str]:
-    yield f"## {escape(doc.title)}"
-    yield ""
-    yield f"*{escape(doc.subtitle)}.*"
-    yield ""
-    yield " ".join(map(escape, doc.paragraph))
-    for section in doc.sections:
-        yield ""
-        yield f"### {escape(section.title)}"
-        yield ""
-        rows = [(row.label, row.value, row.note) for row in section.rows]
-        yield from table(("", "value", "how it is known"), rows)
-    if doc.runs:
-        yield ""
-        yield "### Runs"
-        yield ""
-        yield from table(RUN_COLUMNS, doc.runs, range(3, len(RUN_COLUMNS)))
-    yield ""
-    for note in doc.notes:
-        yield f"- {escape(note)}"
 
 
 def table(

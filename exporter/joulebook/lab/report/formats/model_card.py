@@ -13,9 +13,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report.cost_carbon import G_PER_KG
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.wording import number
-
-_SIGNIFICANT = 6
+from joulebook.lab.report.wording import number, significant
 
 
 def render(statement: Statement) -> str:
@@ -27,7 +25,7 @@ def render(statement: Statement) -> str:
             "file and name it with --rates"
         )
     emissions: dict[str, Any] = {
-        "emissions": float(f"{kg.value * G_PER_KG:.{_SIGNIFICANT}g}"),
+        "emissions": significant(kg.value * G_PER_KG),
         "source": _source(statement),
     }
     if statement.card.training_type:

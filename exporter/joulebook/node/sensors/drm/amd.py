@@ -61,8 +61,14 @@ class AmdCard:
         self._metrics = Metrics()
         self._ras_ns: int | None = None
         self._ras: Mapping[tuple[str, str], int] = {}
+        self.read_ns = 0
         serial = text_or(place.device / "unique_id")
         self.meter = Meter(Component.GPU, f"AMD-{serial}" if serial else f"AMD-{place.pci}")
+
+    def partition(self, number: int) -> int | None:
+        """Return the activity of one of its partitions, in percent, at the last reading."""
+        told = self._metrics.partition_percent
+        return told[number] if number < len(told) else None
 
     def read(self) -> Reading:
         """Energy, else power now. Raises `SensorError`."""
@@ -78,9 +84,10 @@ class AmdCard:
                 remedy=REMEDY,
             )
         cap_uw = self._hwmon("power1_cap")
+        self.read_ns = self._clock.now_ns()
         return Reading(
             self.meter,
-            self._clock.now_ns(),
+            self.read_ns,
             energy_uj=energy_uj,
             power_mw=power_mw,
             wrap_uj=wrap_uj,
@@ -132,12 +139,39 @@ class AmdCard:
         return None if self._place.hwmon is None else int_or_none(self._place.hwmon / name)
 
     def _activity(self) -> int | None:
+        """Return the activity of the card, or of its first partition."""
+        if self._metrics.partition_percent:
+            return self._metrics.partition_percent[0]
         percent = int_or_none(self._place.device / "gpu_busy_percent")
         return self._metrics.gfx_percent if percent is None else percent
 
     def _busy(self) -> bool | None:
         percent = self._activity()
         return None if percent is None else percent > 0
+
+
+class AmdPartition:
+    """A partition of a card, which has no energy of its own: that is the card's."""
+
+    def __init__(self, place: CardNumbers, card: AmdCard, number: int) -> None:
+        self._place, self._card, self._number = place, card, number
+        self.meter = Meter(Component.GPU, f"{card.meter.name}-{number}")
+
+    def read(self) -> Reading:
+        """Return whether it is at work; read after its card."""
+        percent = self._card.partition(self._number)
+        return Reading(
+            self.meter,
+            self._card.read_ns,
+            power_mw=0,
+            busy=None if percent is None else percent > 0,
+            utilization_pct=percent,
+        )
+
+    def status(self, index: int, t_ns: int) -> DeviceStatus:
+        """Return who it is, and its utilization."""
+        values = {"utilization_ratio": ratio(self._card.partition(self._number))}
+        return self._place.status(self.meter, index, t_ns, values)
 
 
 _LOG = logging.getLogger(__name__)
@@ -192,7 +226,8 @@ UJ_NUMERATOR, UJ_DENOMINATOR = 15_625, 1_024
 class _Layout(NamedTuple):
     """Offsets in bytes: u16 of power (W) and activity (%), and the energy accumulator.
 
-    `wide`: whether the accumulator has 64 bits.
+    `wide`: whether the accumulator has 64 bits. `partitions`: the statistics of each partition,
+    which begin with u32 activities (%) of its up to eight dies; their number is 6 bytes before.
     """
 
     power: int
@@ -200,6 +235,7 @@ class _Layout(NamedTuple):
     memory: int
     energy: int
     wide: bool = True
+    partitions: int = 0
 
 
 _EARLY = _Layout(power=22, gfx=16, memory=18, energy=24)
@@ -210,11 +246,18 @@ _LAYOUTS = {
     (1, 3): _EARLY,
     (1, 4): _Layout(power=10, gfx=12, memory=14, energy=24),
     (1, 5): _Layout(power=10, gfx=12, memory=14, energy=88),
-    (1, 6): _Layout(power=10, gfx=12, memory=14, energy=16),
-    (1, 7): _Layout(power=10, gfx=12, memory=14, energy=24),
-    (1, 8): _Layout(power=10, gfx=12, memory=14, energy=24),
+    (1, 6): _Layout(power=10, gfx=12, memory=14, energy=16, partitions=312),
+    (1, 7): _Layout(power=10, gfx=12, memory=14, energy=24, partitions=344),
+    (1, 8): _Layout(power=10, gfx=12, memory=14, energy=24, partitions=344),
 }
 """By format and content revision. Those of APUs (2.x, 3.x) count no energy."""
+
+_EARLY_6_BYTES = 384
+"""Revision 1.6 as Linux 6.12 has it, laid out like 1.5: without partitions."""
+
+_MOST_PARTITIONS, _MOST_DIES = 8, 8
+_TAIL_BYTES = 8
+"""What follows the statistics of partitions, which fill the rest of their table."""
 
 WRAP_32_UJ = (1 << 32) * UJ_NUMERATOR // UJ_DENOMINATOR
 """Where the accumulator of revision 1.0 begins again: 65.5 kJ."""
@@ -228,6 +271,7 @@ class Metrics(NamedTuple):
     gfx_percent: int | None = None
     memory_percent: int | None = None
     wrap_uj: int | None = None
+    partition_percent: tuple[int | None, ...] = ()
 
 
 def parse(table: bytes) -> Metrics | None:
@@ -235,7 +279,8 @@ def parse(table: bytes) -> Metrics | None:
     if len(table) < _HEADER.size:
         return None
     size, major, minor = _HEADER.unpack_from(table)
-    layout = _LAYOUTS.get((major, minor))
+    is_early = (major, minor) == (1, 6) and size <= _EARLY_6_BYTES
+    layout = _LAYOUTS.get((1, 5) if is_early else (major, minor))
     if layout is None or len(table) < size or size < layout.energy + (8 if layout.wide else 4):
         return None
     power_w = _told(table, "<H", layout.power)
@@ -247,7 +292,24 @@ def parse(table: bytes) -> Metrics | None:
         gfx_percent=_told(table, "<H", layout.gfx),
         memory_percent=_told(table, "<H", layout.memory),
         wrap_uj=None if layout.wide else WRAP_32_UJ,
+        partition_percent=_partitions(table[:size], layout.partitions),
     )
+
+
+def _partitions(table: bytes, begin: int) -> tuple[int | None, ...]:
+    """Return the mean activity of the dies of each partition; none where there is only one."""
+    stride = (len(table) - _TAIL_BYTES - begin) // _MOST_PARTITIONS
+    if not begin or stride < 4 * _MOST_DIES:
+        return ()
+    count = _told(table, "<H", begin - 6) or 0
+    if not 1 < count <= _MOST_PARTITIONS:
+        return ()
+    found: list[int | None] = []
+    for place in range(begin, begin + count * stride, stride):
+        told = [_told(table, "<I", place + 4 * die) for die in range(_MOST_DIES)]
+        percents = [percent for percent in told if percent is not None and percent <= 100]
+        found.append(round(sum(percents) / len(percents)) if percents else None)
+    return tuple(found)
 
 
 def _told(table: bytes, kind: str, offset: int) -> int | None:

@@ -97,6 +97,39 @@ def places(root: Path) -> list[CardNumbers]:
     return found
 
 
+def partitions(root: Path, card: CardNumbers) -> list[CardNumbers]:
+    """Return the partitions of an AMD card beside the first, which is the card itself.
+
+    In the modes DPX, QPX and CPX of an MI300 each has device files of its own, under a platform
+    device without an address; the compute driver's topology tells whose they are.
+    """
+    nodes = root.parent / "kfd/kfd/topology/nodes"
+    found = []
+    for _, node in numbered(nodes, r"(\d+)"):
+        told = dict(_PROPERTY.findall(text_or(node / "properties")))
+        render = int(told.get("drm_render_minor", 0))
+        if render > 0 and _address(told) == card.pci[:10] and render != card.render:
+            device = (root / f"renderD{render}/device").resolve()
+            number = next((n for n, _ in numbered(device / "drm", r"card(\d+)")), render - 128)
+            found.append(
+                msgspec.structs.replace(
+                    card, card=number, pci=device.name, render=render, hwmon=None
+                )
+            )
+    return found
+
+
+_PROPERTY = re.compile(r"^(\w+) (\d{1,20})$", re.MULTILINE)
+
+
+def _address(told: Mapping[str, str]) -> str:
+    """Return the PCI address without its function, whose bits, like the highest, number partitions
+    (kfd_topology.c of the kernel).
+    """
+    domain, location = int(told.get("domain", 0)), int(told.get("location_id", 0))
+    return f"{domain:04x}:{location >> 8 & 0xFF:02x}:{location >> 3 & 0x1F:02x}"
+
+
 def _first(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(text)
     return match[1] if match else ""

@@ -77,6 +77,9 @@ class Clients:
         self._without: dict[int, float] = {}
         self._before: dict[tuple[str, int, int], int] = {}
         self._memory: dict[str, int] = {}
+        self.files: Mapping[str, str] = {}
+        """Which card, or partition of one, a file below /dev/dri is: all of one card report its
+        address."""
 
     def scan(self) -> Users:
         """Read all processes."""
@@ -145,7 +148,8 @@ class Clients:
                 continue
             client = parse(text)
             if client is not None:
-                yield client
+                pci = self.files.get(target.removeprefix("/dev/dri/"), client.pci)
+                yield client._replace(pci=pci)
 
     def _started_ns(self, pid: int) -> int:
         """Return when a process began, in node time; 0 if it is gone."""

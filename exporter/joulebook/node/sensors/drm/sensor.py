@@ -3,9 +3,10 @@
 NVIDIA's cards are there too and are left alone: NVML reads them. An integrated GPU without a
 meter of its own is no meter: its energy is in the CPU package's.
 
-For a module of several dies (MI250, the partitions of a card) the kernel reports 0 W and no energy
-for every die but the first, whose values are the module's. So the module is one meter, that of its
-first die; each die is an instance of it, with its own activity.
+For a module of several dies (MI250) the kernel reports 0 W and no energy for every die but the
+first, whose values are the module's; for the partitions of an MI300 (DPX, QPX, CPX) it reports none
+at all. So the module is one meter, that of its first part; each part is an instance of it, with its
+own activity.
 """
 
 from __future__ import annotations
@@ -29,8 +30,15 @@ from joulebook.core.energy.readings import (
 from joulebook.errors import SensorError, SensorMissing
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, POWER_LOOK_S, Pace, PollResult
-from joulebook.node.sensors.drm.amd import AmdCard, AmdSmi, load
-from joulebook.node.sensors.drm.card import AMD, REMEDY, CardNumbers, MeteredCard, places
+from joulebook.node.sensors.drm.amd import AmdCard, AmdPartition, AmdSmi, load
+from joulebook.node.sensors.drm.card import (
+    AMD,
+    REMEDY,
+    CardNumbers,
+    MeteredCard,
+    partitions,
+    places,
+)
 from joulebook.node.sensors.drm.clients import Clients
 from joulebook.node.sensors.drm.intel import IntelCard
 from joulebook.node.sensors.sysfs import text_or
@@ -70,7 +78,7 @@ class DrmSensor:
         self._cards: list[tuple[CardNumbers, MeteredCard]] = []
         self._module_of: dict[Meter, Meter] | None = None
         """The module of each die; `None`: not every card was read yet."""
-        self._known: dict[Meter, DeviceStatus] = {}
+        self._modes: list[str] = []
         self._smi: AmdSmi | None = None
         self._once = LogOnce(log)
 
@@ -90,7 +98,14 @@ class DrmSensor:
             raise SensorMissing(f"no metered card below {self._root}", reason="missing")
         if self._smi is None and any(place.vendor == AMD for place in found):
             self._smi = load()
-        self._cards = [(place, self._card(place)) for place in found]
+        self._cards = [pair for place in found for pair in self._with_partitions(place)]
+        self._clients.files = {
+            file.removeprefix("dri/"): place.pci
+            for place, card in self._cards
+            if isinstance(card, AmdPartition)
+            for file in place.files
+        }
+        self._modes = self._read_modes()
         self._module_of = None
 
     def close(self) -> None:
@@ -98,6 +113,9 @@ class DrmSensor:
 
     def look(self, *, processes: bool) -> PollResult:
         """Read every card once."""
+        if processes and self._modes != self._read_modes():
+            log.info("sensor drm: the partitions of a card have changed")
+            self.open()
         readings: list[Reading] = []
         failures: list[Failure] = []
         statuses: list[DeviceStatus] = []
@@ -119,6 +137,9 @@ class DrmSensor:
             statuses.append(self._clients.memory(status, place.pci))
         if self._module_of is None and not failures:
             self._module_of = dies(list(zip(products, readings, strict=True)))
+        elif self._module_of is None:
+            # One without any power may be the die of a card that failed.
+            readings = [each for each in readings if each.power_mw or each.energy_uj is not None]
         module_of = self._module_of or {}
         return PollResult(
             tuple(joined(readings, module_of)),
@@ -139,10 +160,16 @@ class DrmSensor:
                     readings.append(reading)
         return readings
 
-    def _card(self, place: CardNumbers) -> MeteredCard:
-        if place.vendor == AMD:
-            return AmdCard(place, self._clock, self._smi)
-        return IntelCard(place, self._clock)
+    def _read_modes(self) -> list[str]:
+        """Return the partition modes of the cards, which may change while they are open."""
+        return [text_or(place.device / "current_compute_partition") for place, _ in self._cards]
+
+    def _with_partitions(self, place: CardNumbers) -> list[tuple[CardNumbers, MeteredCard]]:
+        if place.vendor != AMD:
+            return [(place, IntelCard(place, self._clock))]
+        card = AmdCard(place, self._clock, self._smi)
+        parts = enumerate(partitions(self._root, place), start=1)
+        return [(place, card), *((part, AmdPartition(part, card, n)) for n, part in parts)]
 
 
 def _inner(module_of: Mapping[Meter, Meter]) -> set[Meter]:

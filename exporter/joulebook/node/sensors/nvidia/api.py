@@ -130,6 +130,8 @@ class NvmlDevice:
         self.index = index
         self.rejected: Counter[str] = Counter()
         """Figures of the driver that cannot be true, by reason."""
+        self.memory_reserved_bytes: int | None = None
+        """What the driver keeps for itself, as of the last `telemetry`."""
         self.uuid = str(ask(pynvml.nvmlDeviceGetUUID, handle))
         if not self.uuid.isprintable() or not self.uuid.strip():
             raise implausible("nvmlDeviceGetUUID", "uuid", self.uuid)
@@ -292,7 +294,8 @@ class NvmlDevice:
             _MEMORY_V2.pack_into(self._memory, 0, _MEMORY_V2_VERSION, 0, 0, 0, 0)
             if self._memory_info():
                 return None, None
-            _, total, _, _, used = _MEMORY_V2.unpack_from(self._memory)
+            _, total, reserved, _, used = _MEMORY_V2.unpack_from(self._memory)
+            self.memory_reserved_bytes = self._within("memory", reserved, MAX_MEMORY_BYTES)
         else:
             if self._memory_info():
                 return None, None

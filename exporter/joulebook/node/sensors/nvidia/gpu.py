@@ -29,6 +29,7 @@ from joulebook.node.sensors.nvidia.processes import (
     ProcessReader,
     SmTimes,
 )
+from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 1500 * NS_PER_MS
-"""Seconds between reads of memory, clocks, temperature and limit: six calls of eleven."""
+"""Time between reads of memory, clocks, temperature and limit (six calls of eleven), and health."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """A wall clock change of more than this between two polls is a step."""
@@ -71,9 +72,9 @@ class OpenGpu:
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
-        self._health = Health()
-        self.xids: Counter[int] = Counter()
-        """How often each Xid happened."""
+        self._health, self._health_ns = Health(), -GAUGES_NS
+        self.xids: Counter[str] = Counter()
+        """How often each Xid happened, by label."""
         self.last_xid: int | None = None
         """The last of them; 0: none yet, `None`: not available."""
         self._instances: tuple[Instance, ...] | None = None
@@ -172,8 +173,9 @@ class OpenGpu:
             self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
         uses = self._processes(gauges.gpu_pct) if processes else None
-        if processes:
-            self._health = self._health_reader.look(t_ns)
+        healthy = processes and t_ns - self._health_ns >= GAUGES_NS
+        if healthy:
+            self._health, self._health_ns = self._health_reader.look(t_ns), t_ns
         uptime_s = device.uptime_s()
         reading = Reading(
             self.meter,
@@ -189,12 +191,14 @@ class OpenGpu:
             instances=instances,
             utilization_pct=gauges.gpu_pct,
             parts=(self.socket.meter,) if self.is_module and self.socket else (),
-            tensor_ppm=self._health.tensor_ppm if processes else None,
+            tensor_ppm=self._health.tensor_ppm if healthy else None,
         )
         shown_mw = instant_mw if average_mw is None else average_mw
         if self.is_module and shown_mw is not None:
             shown_mw = self._without_socket(shown_mw)
         values = {**gauge_values(gauges, shown_mw), **self._health.values}
+        if device.memory_reserved_bytes:
+            values["memory_reserved_bytes"] = device.memory_reserved_bytes
         return reading, self.status(t_ns, values, throttle_ns)
 
     def status(
@@ -221,7 +225,7 @@ class OpenGpu:
         )
 
     def _counts(self) -> dict[tuple[str, str], int]:
-        xids = {("xid_errors", str(xid)): count for xid, count in self.xids.items()}
+        xids = {("xid_errors", label): count for label, count in self.xids.items()}
         return {**self._health.counts, **xids}
 
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
@@ -332,12 +336,14 @@ def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bo
     return None if not active or None in active else False
 
 
+def pci_device(sysfs: Path, pci: str) -> Path:
+    """Return where the kernel shows a PCI device, whose domain the driver writes with 8 digits."""
+    domain, _, rest = pci.lower().partition(":")
+    return sysfs / "bus/pci/devices" / f"{domain[-4:]}:{rest}"
+
+
 def _runtime_status(sysfs: Path, pci: str) -> Path | None:
     """Return the file with the GPU's power state; `None` if it never sleeps."""
-    domain, _, rest = pci.lower().partition(":")
-    try:
-        power = sysfs / "bus/pci/devices" / f"{int(domain, 16):04x}:{rest}" / "power"
-        may_sleep = (power / "control").read_text().strip() == "auto"
-    except (OSError, ValueError):
-        return None
+    power = pci_device(sysfs, pci) / "power"
+    may_sleep = text_or(power / "control") == "auto"
     return power / "runtime_status" if may_sleep else None

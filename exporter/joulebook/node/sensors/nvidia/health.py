@@ -43,6 +43,8 @@ _GAUGES: Final[Mapping[int, str]] = {
 }
 """Those that are 0 or 1."""
 
+_REMAPPED, _PAGES_PENDING = ("remapped_rows", "uncorrected"), 31
+
 _MEMORY_TEMPERATURE = 82
 
 _RATIOS: Final[Mapping[int, str]] = {
@@ -125,6 +127,10 @@ class HealthReader:
         for id_, count in _COUNTS.items():
             if (number := self._within(numbers[id_], _MOST_COUNT)) is not None:
                 counts[count] = number
+        if _REMAPPED in counts:
+            # Since Ampere rows are remapped, and no pages retired.
+            counts = {count: n for count, n in counts.items() if count[0] != "retired_pages"}
+            numbers[_PAGES_PENDING] = None
         for id_, name in _GAUGES.items():
             if (number := self._within(numbers[id_], 1)) is not None:
                 values[name] = number
@@ -175,6 +181,18 @@ class HealthReader:
 _XID_CRITICAL_ERROR = 8
 _MOST_EVENTS = 64
 """The most per poll; the rest waits in the driver."""
+
+_MOST_XIDS = 3
+_OTHER = "other"
+"""The Xids of a card are counted by so many numbers, and the rest together: their series must not
+grow without bound. The log has the number of each.
+"""
+
+
+def xid_label(xid: int, known: Mapping[str, int]) -> str:
+    """Return under which label an Xid is counted, where these are counted already."""
+    label, numbers = str(xid), known.keys() - {_OTHER}
+    return label if label in numbers or len(numbers) < _MOST_XIDS else _OTHER
 
 
 class _Event(ctypes.Structure):

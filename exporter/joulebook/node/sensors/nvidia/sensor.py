@@ -24,8 +24,7 @@ from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Met
 from joulebook.errors import SensorError
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
-from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu
-from joulebook.node.sensors.hwmon import sockets as superchip_sockets
+from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu, paired
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -35,8 +34,8 @@ from joulebook.node.sensors.nvidia.errors import (
     error,
     meaning,
 )
-from joulebook.node.sensors.nvidia.gpu import OpenGpu
-from joulebook.node.sensors.nvidia.health import XidEvents, address
+from joulebook.node.sensors.nvidia.gpu import OpenGpu, pci_device
+from joulebook.node.sensors.nvidia.health import XidEvents, address, xid_label
 from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_S
@@ -188,22 +187,25 @@ class NvmlSensor:
         for handle, xid in happened:
             for meter, card in self._cards.items():
                 if address(card.device.handle) == handle:
-                    card.xids[xid] += 1
+                    card.xids[xid_label(xid, card.xids)] += 1
                     card.last_xid = xid
                     log.warning("GPU %s: Xid %d (see dmesg)", meter.name, xid)
 
     def _pair_sockets(self) -> None:
-        """Assign each superchip's GPU its CPU socket: both are numbered in the same order.
+        """Assign each superchip's GPU its CPU socket, also beside a GPU that does not answer.
 
         A Jetson's GPU gets its rail, which reports the power that NVML does not.
         """
-        if len(self._cards) == 1 and self._hwmon is not None:
+        if self._hwmon is None:
+            return
+        if len(self._cards) == 1:
             next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
-        cards = sorted(self._cards.values(), key=lambda card: card.device.pci)
-        sockets = superchip_sockets(self._hwmon) if self._hwmon is not None else []
-        if len(sockets) == len(cards):
-            for card, socket in zip(cards, sockets, strict=True):
-                card.socket = socket
+        cards = {pci_device(self._sysfs, card.device.pci): card for card in self._cards.values()}
+        silent = {pci_device(self._sysfs, status.pci) for status in self._unread if status.pci}
+        gpus = sorted(cards.keys() | silent)
+        for gpu, socket in zip(gpus, paired(self._hwmon, self._sysfs, gpus), strict=True):
+            if gpu in cards:
+                cards[gpu].socket = socket
 
     def _refused(self) -> Mapping[str, int]:
         found = [refused for card in self._cards.values() if (refused := card.refused())]

@@ -7,16 +7,21 @@ Only requested names of a process's environment leave this module: it may contai
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import select
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from joulebook.core.sanitize import clean_label
 from joulebook.units import NS_PER_S
 
 MAX_BYTES = 1024 * 1024
+NO_USER_S = 60.0
+"""How long it is believed that there is no such user."""
 
 
 def read_environ(process: Path, wanted: Collection[bytes]) -> dict[bytes, bytes] | None:
@@ -145,11 +150,40 @@ def reads_environments(pid: int | str = "self", proc: Path = Path("/proc")) -> b
 
 
 def user_name(uid: int) -> str:
-    """Look up the name of a user, or the number if there is none. A directory may be slow."""
+    """Look up the name of a user; empty if there is none. A directory may be slow."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid-{uid}"
+        return ""
+
+
+class UserNames:
+    """The names of users: `uid-1000` for one without.
+
+    A directory that is away says of everybody that there is no such user: such an answer is
+    forgotten after a minute.
+    """
+
+    def __init__(
+        self, user_of: Callable[[int], str], now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._user_of = user_of
+        self._now_s = now_s
+        self._names: dict[int, tuple[str, float]] = {}
+
+    def known(self, uid: int) -> str | None:
+        """Return the name of a user without asking; `None` if it has to be asked for."""
+        name, until_s = self._names.get(uid, (None, 0.0))
+        return name if self._now_s() < until_s else None
+
+    def look_up(self, uid: int) -> str:
+        """Return the name of a user, which may take long."""
+        name = self.known(uid)
+        if name is None:
+            given = clean_label(self._user_of(uid))
+            name = given or f"uid-{uid}"
+            self._names[uid] = name, math.inf if given else self._now_s() + NO_USER_S
+        return name
 
 
 def is_gone(pid: int, proc: Path = Path("/proc")) -> bool:

@@ -19,6 +19,9 @@ from joulebook.units import NS_PER_S
 RENAME_NS = 10 * NS_PER_S
 """A pod that was given to another experiment keeps it for so long."""
 
+_OUTCOME_NS = 10 * NS_PER_S
+"""How long the outcome of a pod that ended is waited for."""
+
 MAX_LEFT = 256
 """A container that crashes again and again is another one each time: the last ones count."""
 
@@ -200,6 +203,11 @@ class PodAllocation:
         if self.reported is None:
             return self.unseen or not self.uid
         return self.reported.complete and self.reported.ended_ns == self.ended_ns
+
+    def awaits_outcome(self, now_ns: int) -> bool:
+        """Return whether the API server may still say how it ended: it comes after the end."""
+        recent = self.ended_ns is not None and now_ns - self.ended_ns < _OUTCOME_NS
+        return recent and self.info is not None and not self.info.done
 
     def take(self, devices: tuple[KubeletDevice, ...], t_ns: int) -> None:
         """The kubelet lists these devices at `t_ns`."""

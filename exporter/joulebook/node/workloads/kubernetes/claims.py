@@ -1,4 +1,7 @@
-"""Turn the pods of this node into claims on meters and facts of workloads."""
+"""Turn the pods of this node into claims on meters and facts of workloads, until a pod has ended.
+
+What must agree before a pod counts as ended is in docs/evidence.md.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from joulebook.core.energy.readings import DeviceStatus, Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
-from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodAllocation
+from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodAllocation, PodCgroup
 from joulebook.node.workloads.kubernetes.device_ids import (
     AllocatableDevices,
     Described,
@@ -139,6 +142,8 @@ def facts_of(
         evidence=Evidence.POD_RESOURCES.label if resident.held else "",
         extra=extra,
         named=experiment.named,
+        stage=experiments.stage_of(sources),
+        outcome=info.outcome if info is not None else "",
         named_ns=resident.named_ns(experiment.name),
     )
     return resident.steady(fact, now_ns)
@@ -181,3 +186,68 @@ def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> I
         return InputError(text, reason="gpu_absent")
     text = f"{pod}, but unknown which device that is: booked to unknown_holder"
     return InputError(text, reason="gpu_unknown")
+
+
+MISSING_NS = 3 * NS_PER_S // 2
+"""A pod that the kubelet does not list for so long, and of which nothing lives, has ended (below
+`settle_s`, so in time)."""
+
+RECOVERY_NS = 10 * NS_PER_S
+"""So long after it did not answer a kubelet may list less than there is, and takes longer."""
+
+MISSING_RECOVERING_NS = 5 * NS_PER_S
+
+
+class Circumstances(NamedTuple):
+    """What is known in addition to the pod itself.
+
+    Attributes:
+        now_ns: What time it is.
+        failed_ns: When the kubelet last gave no answer.
+        api_silent: There is an API server, and it does not answer.
+        node_ns: Makes node time of UTC.
+
+    """
+
+    now_ns: int
+    failed_ns: int | None
+    api_silent: bool
+    node_ns: Callable[[int], int]
+
+
+def end_ns(
+    resident: PodAllocation, body: PodCgroup | None, now: Circumstances, *, lives: bool
+) -> int | None:
+    """Return when a pod ended, if that is certain; `lives`: processes of it are left.
+
+    One that is missing from the kubelet's list is noted as living while it does.
+    """
+    if body is not None and body.gone_ns is not None:
+        return body.ended_ns(resident.own)
+    left_ns = body.left_ns(resident.own) if body is not None else None
+    if resident.done_ns is not None and not lives:
+        return _done_ns(resident, resident.done_ns, now) if left_ns is None else left_ns
+    unnamed = resident.info is None and body is not None and not body.containers
+    if left_ns is not None and unnamed and now.now_ns - left_ns >= MISSING_NS:
+        return left_ns  # Still listed for a while, but nothing of it will run any more.
+    missing_ns, failed_ns = resident.missing_ns, now.failed_ns
+    if missing_ns is None:
+        return None
+    failed = failed_ns is not None and now.now_ns - failed_ns < RECOVERY_NS
+    if now.now_ns - missing_ns < (MISSING_RECOVERING_NS if failed else MISSING_NS):
+        return None
+    lost = failed_ns is not None and missing_ns - failed_ns < RECOVERY_NS
+    if lives or (body is None and now.api_silent and lost):
+        # A kubelet that was restarted lists no pods until it has heard of the API server.
+        resident.lived_ns = now.now_ns
+        return None
+    return left_ns or max(missing_ns, resident.lived_ns or 0)
+
+
+def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
+    """Return when a pod ended by the API server alone."""
+    finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
+    if not finished_utc_ns:
+        return told_ns
+    # It is reported in whole seconds, cut off.
+    return min(now.node_ns(finished_utc_ns) + NS_PER_S // 2, told_ns)

@@ -13,6 +13,7 @@ Plugins and DRA drivers call them:
     driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
 
     0000:4d:00.0        a card by its PCI address                  (AMD's device plugin)
+    amdgpu_xcp_30       a partition of a card                      (the same)
     card1-0             card 1, replica 0                          (Intel's device plugin)
     gpu.amd.com/pool/gpu-1-129    card 1, renderD129               (AMD's DRA driver)
     gpu.intel.com/pool/0000-4d-00-0-0x0bda    by PCI address       (Intel's DRA driver)
@@ -67,7 +68,7 @@ class KubeletError(JoulebookError):
         self.remedy = remedy
 
 
-_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
+_PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|amdgpu_xcp[_.]\d+", re.IGNORECASE)
 _INTEL_REPLICA = re.compile(r"(?P<card>card\d+)-\d+")
 _CARD = re.compile(r"card\d+")
 _AMD_DRA = re.compile(r"gpu-(?P<card>\d+)-(?P<render>\d+)")

@@ -13,10 +13,10 @@ from joulebook.clock import Clock
 from joulebook.core.sanitize import clean_label
 from joulebook.kubernetes_api.server import ApiServer
 from joulebook.kubernetes_api.watch import Collection, Decoders, Item, Listener, Watch
+from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
 from joulebook.node.workloads.kubernetes.pods import PodTable
-from joulebook.node.workloads.rejections import Rejections
 
 MAX_DEVICES = 4096
 

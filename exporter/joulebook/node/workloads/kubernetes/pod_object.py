@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from joulebook.core.experiments import ENVIRONMENT
+from joulebook.core.experiments import STAGE_RULES, VARIABLES
 from joulebook.core.sanitize import clean_label
 from joulebook.core.selectors import Selector
 from joulebook.core.workloads import WorkloadId
@@ -95,6 +95,7 @@ class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """A pod's state."""
 
     phase: str = ""
+    reason: str = ""
     start_time: str | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None
@@ -116,6 +117,7 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
         infrastructure: It is part of the cluster itself.
         stand_in: It holds GPUs for others (slurmd, a reservation of a scheduler).
         done: All of its containers have ended for good.
+        outcome: How it ended (`WorkloadFacts.outcome`); empty: not known.
         containers: The ids of its containers (not of its sandbox).
         static_uid: What cgroups call it, if the kubelet made it from a file.
         started_utc_ns: When the kubelet took it, to the second (0: not reported).
@@ -131,6 +133,7 @@ class PodInfo(msgspec.Struct, frozen=True, gc=False):
     infrastructure: bool = False
     stand_in: bool = False
     done: bool = False
+    outcome: str = ""
     containers: frozenset[str] = frozenset()
     static_uid: str = ""
     created: str = ""
@@ -171,7 +174,11 @@ class Reader(msgspec.Struct, frozen=True):
             **_environment([*containers, *(spec.init_containers or [])]),
             "owner": _owner(meta, labels),
         }
-        sources = {rule: clean_label(found[rule]) for rule in self.rules if found.get(rule)}
+        sources = {
+            rule: clean_label(found[rule])
+            for rule in (*self.rules, *STAGE_RULES)
+            if found.get(rule)
+        }
         states = [*(status.container_statuses or []), *(status.init_container_statuses or [])]
         return PodInfo(
             uid=meta.uid,
@@ -182,6 +189,7 @@ class Reader(msgspec.Struct, frozen=True):
             infrastructure=self.is_infrastructure(meta.namespace, labels),
             stand_in=self.is_stand_in(meta.namespace, labels),
             done=status.phase in {"Succeeded", "Failed"},
+            outcome=_outcome(status),
             containers=frozenset(container_id(each.containerID or "") for each in states) - {""},
             static_uid=_static_uid(meta, annotations),
             created=meta.creation_timestamp or "",
@@ -201,9 +209,19 @@ def _environment(containers: Iterable[Container]) -> dict[str, str]:
     found: dict[str, str] = {}
     for container in containers:
         for variable in container.env or []:
-            if variable.name in ENVIRONMENT and variable.value:
+            if variable.name in VARIABLES and variable.value:
                 found.setdefault(f"env:{variable.name}", variable.value)
     return found
+
+
+_EVICTIONS = {"Evicted", "Preempting", "NodeShutdown", "Terminated"}
+"""Reasons by which the cluster ended a pod, not the program in it."""
+
+
+def _outcome(status: PodStatus) -> str:
+    if status.phase == "Failed" and status.reason in _EVICTIONS:
+        return "preempted"
+    return {"Succeeded": "completed", "Failed": "failed"}.get(status.phase, "")
 
 
 def _static_uid(meta: Meta, annotations: Mapping[str, str]) -> str:

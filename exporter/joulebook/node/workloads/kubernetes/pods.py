@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
-from joulebook.node.workloads.kubernetes.cgroups import LogFolder, PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.cgroups import (
+    MAX_PODS,
+    LogFolder,
+    PodDirectory,
+    PodLevel,
+    PodNames,
+    bound,
+)
+from joulebook.node.workloads.kubernetes.claims import RECOVERY_NS, Circumstances, end_ns
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, ListedPod
-from joulebook.node.workloads.kubernetes.ends import RECOVERY_NS, Circumstances, end_ns
-from joulebook.node.workloads.kubernetes.names import MAX_PODS, PodNames, bound
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, workload_id
 from joulebook.units import NS_PER_S
 
@@ -72,10 +78,13 @@ class PodTable:
         body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
         body.made(spot, t_ns, live=live)
         self._names.real(spot.uid)
-        uid = self._names.api_uid(spot.uid)
         if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
-                if resident.uid == uid and resident.ended_ns is not None and not resident.done_ns:
+                if (
+                    resident.uid == spot.uid
+                    and resident.ended_ns is not None
+                    and not resident.done_ns
+                ):
                     resident.revive(t_ns)
 
     def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
@@ -85,14 +94,14 @@ class PodTable:
             body.gone(spot, t_ns)
             if body.gone_ns is not None:
                 name = self.named(spot.uid)
-                self._names.gone(self._names.api_uid(spot.uid), name or ("", ""))
+                self._names.gone(spot.uid, name or ("", ""))
                 if name is None:
                     self._strays[spot.uid] = t_ns
                     bound(self._strays)
 
     def body(self, uid: str) -> PodCgroup | None:
         """Return the cgroups of a pod."""
-        return self._bodies.get(self._names.cgroup_uid(uid)) if uid else None
+        return self._bodies.get(uid)
 
     def body_like(self, start: str) -> PodCgroup | None:
         """Return the cgroups of a pod whose uid begins like that, if there is just one."""
@@ -157,10 +166,11 @@ class PodTable:
     def reported(self, info: PodInfo, t_ns: int) -> None:
         """A pod as it is now."""
         self._names.tell(info)
-        if info.uid in self._unnamed:
-            self._ended.append(self._unnamed.pop(info.uid))
+        uid = self._names.uid_of(info)
+        if uid in self._unnamed:
+            self._ended.append(self._unnamed.pop(uid))
         for resident in self:
-            if resident.uid == info.uid and resident.info != info:
+            if resident.uid == uid and resident.info != info:
                 self._inform(resident, info, t_ns)
 
     def unreported(self, uid: str) -> None:
@@ -211,19 +221,17 @@ class PodTable:
         return resident if resident is not None and resident.missing_ns is None else None
 
     def of_uid(self, uid: str) -> PodAllocation | None:
-        """Return the pod of a uid in a cgroup's path."""
-        uid = self._names.api_uid(uid)
+        """Return the pod of a uid."""
         return next((r for r in self if r.uid == uid), None)
 
     def named(self, uid: str) -> tuple[str, str] | None:
-        """Namespace and name of a uid in a cgroup's path."""
-        uid = self._names.api_uid(uid)
+        """Namespace and name of a uid."""
         known = self.of_uid(uid) or self._unnamed.get(uid)
         return (known.namespace, known.name) if known is not None else self._names.name(uid)
 
     def info(self, uid: str) -> PodInfo | None:
-        """Return what the API server reported of a pod, by the uid in a cgroup's path."""
-        return self._names.info(self._names.api_uid(uid))
+        """Return what the API server reported of a pod."""
+        return self._names.info(uid)
 
     def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
         """Drop these, except (`unnamed`) for labels that may still be reported."""
@@ -258,9 +266,7 @@ class PodTable:
         return [
             uid
             for uid, body in self._bodies.items()
-            if self._names.api_uid(uid) not in known
-            and not self._names.knows(self._names.api_uid(uid))
-            and body.lives(frozenset())
+            if uid not in known and self._names.info(uid) is None and body.lives(frozenset())
         ]
 
     def _deduce(self, spare: Sequence[str], now_ns: int) -> None:
@@ -330,9 +336,9 @@ class PodTable:
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}
         for uid, body in list(self._bodies.items()):
-            if body.gone_ns is not None and self._names.api_uid(uid) not in here:
+            if body.gone_ns is not None and uid not in here:
                 del self._bodies[uid]
-        self._names.forget(here | {self._names.api_uid(uid) for uid in self._bodies})
+        self._names.forget(here | self._bodies.keys())
         self._ended = self._ended[-MAX_PODS:]
 
 

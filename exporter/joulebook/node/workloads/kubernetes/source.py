@@ -24,6 +24,7 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
     joined,
 )
@@ -45,7 +46,6 @@ from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo, Reader, workload_id
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.node.workloads.kubernetes.resume import Resumption
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 _RESCAN_S, _RETRY_S = 60.0, 5.0
@@ -169,9 +169,11 @@ class KubernetesWorkloads:
         """Confirm that the last `holdings` are durable."""
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
+            now_ns = self._clock.now_ns()
             for resident, fact, info in self._handed:
-                resident.settle(fact, self._clock.now_ns())
-                if resident.all_is_said and resident.info is info:
+                resident.settle(fact, now_ns)
+                waits = self._cluster.synced and resident.awaits_outcome(now_ns)
+                if resident.all_is_said and resident.info is info and not waits:
                     over.append(resident)
             self._handed = []
             self._resumption.settled()
@@ -190,7 +192,7 @@ class KubernetesWorkloads:
                 return INFRASTRUCTURE if self._is_infrastructure(resident) else resident.id
             info = self._table.info(place.uid)
             if info is not None:
-                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, info.uid)
+                return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, place.uid)
             named = self._table.named(place.uid)
         if named is None:
             return None
@@ -321,8 +323,6 @@ class KubernetesWorkloads:
             return any(fnmatch.fnmatchcase(driver, each) for each in self._site.drivers)
         named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._site.resources)
         return named or is_gpu_id(device.id)
-
-    # -- helpers
 
     def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""

@@ -94,14 +94,15 @@ class Place(NamedTuple):
     unique: bool = False
     experiment: str = RUNS
 
-    def identity(self, machine: str, experiment: str = "") -> str:
-        """Return the name of the part of `uid` in it that runs under a name that was given.
+    def identity(self, machine: str, experiment: str = "", stage: str = "") -> str:
+        """Return the name of the part of `uid` in it that runs under what its owner states.
 
         `machine` is this node in this boot. Never the name of a user or an experiment: these are
         in labels of their own, which can be masked and cleaned.
         """
         owner = "" if not self.uid and self.kind != "run" else f".u{self.uid}"
-        given = f".{hashlib.sha256(experiment.encode()).hexdigest()[:8]}" if experiment else ""
+        stated = f"{experiment}\n{stage}" if stage else experiment
+        given = f".{hashlib.sha256(stated.encode()).hexdigest()[:8]}" if stated else ""
         return f"{self.name}{owner}{given}" + ("" if self.unique else f"@{machine}")
 
 

@@ -18,7 +18,7 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core import experiments
 from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
-from joulebook.core.experiments import DEFAULT_RULES, ENVIRONMENT
+from joulebook.core.experiments import DEFAULT_RULES, VARIABLES
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import (
@@ -26,12 +26,12 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
 )
 from joulebook.node.workloads.host.cgroup_paths import pod_place, slurm_place
-from joulebook.node.workloads.host.procfs import is_gone, stat_of, user_name
+from joulebook.node.workloads.host.procfs import UserNames, is_gone, stat_of, user_name
 from joulebook.node.workloads.processes import proc
-from joulebook.node.workloads.processes.lookups import Lookups
 from joulebook.node.workloads.processes.owners import (
     CONTAINERS,
     RUNS,
@@ -41,9 +41,14 @@ from joulebook.node.workloads.processes.owners import (
     place_of,
     run_place,
 )
-from joulebook.node.workloads.processes.proc import Exits, Key
-from joulebook.node.workloads.processes.table import REMEMBERED_NS, SCHEDULER, Known, ProcessTable
-from joulebook.node.workloads.rejections import Rejections
+from joulebook.node.workloads.processes.proc import Exits, Key, Lookups
+from joulebook.node.workloads.processes.table import (
+    REMEMBERED_NS,
+    SCHEDULER,
+    Known,
+    ProcessTable,
+    Stated,
+)
 from joulebook.units import NS_PER_MS
 
 GRAIN_NS = 20 * NS_PER_MS
@@ -83,12 +88,11 @@ class ProcessWorkloads:
         self._others = frozenset(others)
         self._proc = proc_root
         self._own_pids = own_pids
-        self._user_of = user_of
         self._lock = threading.Lock()
         self._refuse = Rejections()
         self._table = ProcessTable()
         self._runs: dict[int, Run] = {}
-        self._users: dict[int, str] = {}
+        self._users = UserNames(user_of)
         self._opened_ns = self._before_ns = 0
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
@@ -229,20 +233,20 @@ class ProcessWorkloads:
                 return place._replace(uid=0)
         return place
 
-    def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> str:
-        """Return the experiment that a process was started for; empty if unnamed.
+    def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> Stated:
+        """Return the experiment and stage that a process was started for.
 
         An answer that comes too late counts from then on. Where none can be had, the process is
         taken for one of those that run under a name in its place already, if that is only one.
         """
-        answers: list[str | None] = []
+        answers: list[Stated | None] = []
         waited = threading.Event()
 
         def ask() -> None:
             until = run.pid if place.kind == "run" else 0
-            found = proc.names_of(process[0], ENVIRONMENT, until, self._proc)
+            found = proc.names_of(process[0], VARIABLES, until, self._proc)
             answers.append(None if found is None else self._chosen(found, place))
-            if waited.is_set() and answers[0]:
+            if waited.is_set() and answers[0] and any(answers[0]):
                 workload = self._meet(place, answers[0], clean_label(self._comm(process[0])))
                 with self._lock:
                     self._table.rename(process, workload)
@@ -254,19 +258,21 @@ class ProcessWorkloads:
         with self._lock:
             return self._table.given(place)
 
-    def _chosen(self, names: dict[str, str], place: Place) -> str:
+    def _chosen(self, names: dict[str, str], place: Place) -> Stated:
         named = {f"env:{name}": value for name, value in names.items()}
         derived = {"workload": place.experiment}
         if place.kind == "unit":
             derived["job_name"] = place.experiment
         given = experiments.choose(self._rules, named)
-        return given if given == experiments.choose(self._rules, {**named, **derived}) else ""
+        if given != experiments.choose(self._rules, {**named, **derived}):
+            given = ""
+        return Stated(given, experiments.stage_of(named))
 
-    def _meet(self, place: Place, given: str, comm: str) -> WorkloadId:
-        workload = WorkloadId(SCHEDULER, place.identity(self._machine, given))
+    def _meet(self, place: Place, given: Stated, comm: str) -> WorkloadId:
+        workload = WorkloadId(SCHEDULER, place.identity(self._machine, *given))
         name = comm if place.kind == "run" else place.name
         with self._lock:
-            user = "" if place.uid is None else self._users.get(place.uid)
+            user = "" if place.uid is None else self._users.known(place.uid)
             self._table.meet(Known(workload, place, name, given, user))
         if user is None and place.uid is not None:
             uid = place.uid
@@ -274,9 +280,8 @@ class ProcessWorkloads:
         return workload
 
     def _look_up(self, uid: int) -> None:
-        user = clean_label(self._user_of(uid))
+        user = self._users.look_up(uid)
         with self._lock:
-            self._users[uid] = user
             self._table.learn_user(uid, user)
 
     def _comm(self, pid: int) -> str:

@@ -6,6 +6,7 @@ Not locked: `source` calls it under its own lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,13 @@ REMEMBERED_NS = 60 * NS_PER_S
 """How long a process that ended is known, for the process lists that come after it."""
 
 
+class Stated(NamedTuple):
+    """What a process's environment says of its run; empty: nothing."""
+
+    experiment: str = ""
+    stage: str = ""
+
+
 class Member(msgspec.Struct):
     """One process of a workload on a device: from when, and to when if that is known."""
 
@@ -45,7 +53,7 @@ class Known(msgspec.Struct):
     """One workload.
 
     Attributes:
-        given: The named experiment; it never changes.
+        given: The experiment and stage that its owner states; they never change.
         user: Its user; `None` until looked up.
         before: Its state in the ledger when the daemon started; `None` once it is seen.
         again_ns: When it was revived after its end; 0: never.
@@ -57,7 +65,7 @@ class Known(msgspec.Struct):
     id: WorkloadId
     place: Place
     name: str = ""
-    given: str = ""
+    given: Stated = Stated()
     user: str | None = None
     started_ns: int = 0
     again_ns: int = 0
@@ -102,13 +110,13 @@ class ProcessTable:
             self._renamed.clear()
         self._renamed[process] = workload
 
-    def given(self, place: Place) -> str:
-        """Return the one name under which a place's processes ran until now; else empty."""
+    def given(self, place: Place) -> Stated:
+        """Return the one statement under which a place's processes ran until now; else none."""
         names = {
             each.given for each in self._workloads.values()
             if each.place[:3] == place[:3] and each.ended_ns is None
         }  # fmt: skip
-        return names.pop() if len(names) == 1 else ""
+        return names.pop() if len(names) == 1 else Stated()
 
     def learn_user(self, uid: int, user: str) -> None:
         """Note the name of a user."""
@@ -197,7 +205,7 @@ class ProcessTable:
 
     def restore(self, facts: WorkloadFacts, place: Place) -> None:
         """Resume a workload from the ledger that may still be alive."""
-        given = facts.labels.experiment if facts.named else ""
+        given = Stated(facts.labels.experiment if facts.named else "", facts.stage)
         self._workloads[facts.id] = Known(
             facts.id, place, facts.name, given, facts.labels.user or None, facts.started_ns,
             before=facts, reported=True,
@@ -269,7 +277,7 @@ class ProcessTable:
         if known.before is not None:
             return msgspec.structs.replace(known.before, ended_ns=ended_ns, complete=True)
         of = {clean_label(models[meter]) for meter in known.meters if models.get(meter)}
-        experiment = known.given or known.place.experiment
+        experiment = known.given.experiment or known.place.experiment
         return WorkloadFacts(
             id=known.id,
             name=known.name,
@@ -280,7 +288,8 @@ class ProcessTable:
             gpu_count=len(known.meters),
             evidence=Evidence.PROCESSES.label,
             extra={"kind": known.place.kind, "gpu_model": ",".join(sorted(of))},
-            named=bool(known.given),
+            named=bool(known.given.experiment),
+            stage=known.given.stage,
         )
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from joulebook.errors import InputError
-from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.cgroup_watch import CgroupTree
+from joulebook.node.workloads.host.cgroup_paths import CgroupTree, SlurmPlace, is_sluid
 from joulebook.node.workloads.host.inotify import Inotify
 from joulebook.node.workloads.host.procfs import stat_of
 

@@ -127,8 +127,8 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     """Return the facts of a job; `None` while its identity is unknown.
 
     It is complete once nothing that may still be heard could change its labels, or when they must
-    be settled. That it is a task of an array, which changes the name that is shown, is known from
-    the controller alone.
+    be settled. That it is a task of an array or a component of a heterogeneous job, which changes
+    the name that is shown, is known from the controller alone.
     """
     workload = job.id
     if workload is None:
@@ -137,7 +137,10 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
     display = ""
     if "array_job_id" in facts:
         display = f"{facts['array_job_id']}_{facts['array_task_id']}"
-        display += f".r{job.restart}" if job.restart else ""
+    elif "het_offset" in facts:
+        display = f"{facts['het_job_id']}+{facts['het_offset']}"
+    if display and job.restart:
+        display += f".r{job.restart}"
     sources = {**job.sources, "workload": display or workload.workload}
     pending: frozenset[str] = frozenset()
     if not job.labels_done:
@@ -159,11 +162,21 @@ def facts_of(job: Job, rules: Sequence[str]) -> WorkloadFacts | None:
         ended_ns=job.ended_ns,
         complete=decided or over or (job.labels_done and job.ended_ns is None),
         gpu_count=len(job.held[evidence]) if evidence is not None else 0,
-        evidence=evidence.label if evidence is not None else "",
+        evidence=_evidence(job, evidence),
         extra=_extra(job),
         scheduler_start_s=job.scheduler_start_s,
         named=experiment.named,
+        stage=experiments.stage_of(sources),
     )
+
+
+def _evidence(job: Job, held: Evidence | None) -> str:
+    """Return how it is known what a job holds, or that it holds nothing."""
+    if held is None and job.hooked:
+        held = Evidence.PROLOG
+    elif held is None and job.answered:
+        held = Evidence.SCONTROL
+    return "" if held is None else held.label
 
 
 def _extra(job: Job) -> dict[str, str]:

@@ -29,6 +29,7 @@ LABEL_NAMES = frozenset(
         "SLURM_JOB_NAME",
         "SLURM_JOB_QOS",
         "JOULEBOOK_EXPERIMENT",
+        "JOULEBOOK_STAGE",
         "WANDB_PROJECT",
         "WANDB_RUN_GROUP",
         "WANDB_SWEEP_ID",

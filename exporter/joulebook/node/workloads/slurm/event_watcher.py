@@ -65,13 +65,12 @@ class EventDirectory(FollowedDirectory):
             return
         finally:
             os.close(fd)
-        present = set()
-        # Ends after starts: where both are there the end has the last word.
-        for name in sorted(names, key=lambda n: (n.endswith(".end"), n)):
-            parsed = event_stem(name)
-            if parsed is not None:
-                present.add(parsed[0])
-                self._take(name, live=False)
+        present = {parsed[0] for name in names if (parsed := event_stem(name)) is not None}
+        found = [told for name in sorted(names) if (told := self._read(name)) is not None]
+        # As they happened: of two runs of one number the later is the one that may be running, and
+        # of two files of one run the end has the last word.
+        for stem, event, end_ns in sorted(found, key=lambda f: (f[1].start_ns, f[2] is not None)):
+            self._listener.job_told(stem, event, end_ns, live=False)
         for stem in self._listener.open_stems() - present:
             self._listener.job_untold(stem)
 
@@ -82,34 +81,37 @@ class EventDirectory(FollowedDirectory):
             return
         stem, is_end = parsed
         if event.mask & (IN_CLOSE_WRITE | IN_MOVED_TO):
-            self._take(event.name, live=True)
+            told = self._read(event.name)
+            if told is not None:
+                self._listener.job_told(*told, live=True)
         elif event.mask & (IN_DELETE | IN_MOVED_FROM):
             self._refused.pop(event.name, None)
             if not is_end:
                 self._listener.job_untold(stem)
 
-    def _take(self, name: str, *, live: bool) -> None:
+    def _read(self, name: str) -> tuple[str, JobEvent, int | None] | None:
+        """Return the stem, the content and the end of a file; `None` if it tells nothing."""
         parsed = event_stem(name)
         if parsed is None or parsed[0] in self._undeletable:
-            return
+            return None
         stem, is_end = parsed
         # Not kept open: the kernel would not tell that an open directory was deleted.
         fd = self._open()
         if fd is None:
-            return
+            return None
         try:
             event, changed_ns = read_event(fd, name, trusted_owners())
         except FileNotFoundError:
-            return
+            return None
         except InputError as error:
             self._refuse_once(name, error)
-            return
+            return None
         finally:
             os.close(fd)
         end_ns = event.end_ns
         if is_end and end_ns is None:
             end_ns = changed_ns  # Renamed by somebody's own Epilog.
-        self._listener.job_told(stem, event, end_ns if is_end else None, live)
+        return stem, event, end_ns if is_end else None
 
     def _open(self) -> int | None:
         try:

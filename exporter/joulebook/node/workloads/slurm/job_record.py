@@ -7,7 +7,9 @@ controller writes between the job's name and its command.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -17,10 +19,10 @@ from joulebook.core.sanitize import clean_label
 from joulebook.node.workloads.slurm.hostlist import expand
 
 _RECORD = re.compile(r"^JobId=(\d+) ", re.MULTILINE)
-_FIRST = re.compile(
-    r"JobId=\d+ (?:ArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) )?"
-    r"(?:HetJobId=\d+ HetJobOffset=\d+ )?JobName="
-)
+_FIRST = re.compile(r"JobId=\d+ (?P<keys>(?:(?!JobName=)\w+=\S* )*)JobName=")
+_ARRAY = re.compile(r"\bArrayJobId=(?P<array>\d+) ArrayTaskId=(?P<task>\S+) ")
+_HET = re.compile(r"\bHetJobId=(?P<het>\d+) HetJobOffset=(?P<offset>\d+) ")
+_HET_SET = re.compile(r"\n   HetJobIdSet=[^\n]*")
 _USER = re.compile(r"^   UserId=(?P<user>.*)\((?P<uid>\d{1,10})\) GroupId=", re.MULTILINE)
 _ACCOUNT = re.compile(
     r"^   (?:Priority=\S+ )?Nice=\S+ Account=(?P<account>.*?) QOS=(?P<qos>\S*)"
@@ -75,6 +77,7 @@ class JobAnswer(msgspec.Struct, frozen=True):
         end_s: When it ended (0: it has not, or not known).
         gpus: The GPUs that it holds. Empty once it has ended.
         nodes: The nodes of it that have any.
+        het_job_id, het_offset: Of a component of a heterogeneous job: the job, and which it is.
         gpu_count: How many GPUs it was given on all of its nodes.
         doubtful: Its name passes for more than a name: owner and GPUs were left out.
 
@@ -96,6 +99,8 @@ class JobAnswer(msgspec.Struct, frozen=True):
     wckey: str = ""
     array_job_id: str = ""
     array_task_id: str = ""
+    het_job_id: str = ""
+    het_offset: str = ""
     gpus: tuple[HeldGpu, ...] = ()
     nodes: tuple[str, ...] = ()
     gpu_count: int = 0
@@ -119,16 +124,27 @@ def parse_job(text: str, job_id: str, name: str | None = None) -> JobAnswer | No
 
     Without `name`, the exact name of the job, a record that could be read in two ways is doubtful.
     """
-    starts = [(m.start(), m[1]) for m in _RECORD.finditer(text)]
-    own = [at for at, number in starts if number == job_id]
-    if not own:
-        return None
     if name is None:
-        end = next((at for at, _ in starts if at > own[0]), len(text))
-        records = [_read(text[own[0] : end], job_id)] if len(own) == 1 else []
-    else:
-        records = [_read(text[at:], job_id, name) for at in own]
-    credible = [record for record in records if record is not None]
+        return parse_jobs(text, {job_id}).get(job_id)
+    found = [m.start() for m in _RECORD.finditer(text) if m[1] == job_id]
+    return _credible(job_id, [_read(text[at:], job_id, name) for at in found]) if found else None
+
+
+def parse_jobs(text: str, wanted: Collection[str]) -> dict[str, JobAnswer]:
+    """Return the answers about jobs, in one pass: there may be ten thousand others."""
+    starts = [(m.start(), m[1]) for m in _RECORD.finditer(text)]
+    records: dict[str, list[JobAnswer | None]] = {}
+    for (at, number), (end, _) in itertools.pairwise([*starts, (len(text), "")]):
+        if number in wanted:
+            records.setdefault(number, []).append(_read(text[at:end], number))
+    return {
+        number: _credible(number, found if len(found) == 1 else [])
+        for number, found in records.items()
+    }
+
+
+def _credible(job_id: str, found: Iterable[JobAnswer | None]) -> JobAnswer:
+    credible = [record for record in found if record is not None]
     return credible[0] if len(credible) == 1 else JobAnswer(job_id, doubtful=True)
 
 
@@ -136,15 +152,20 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
     first = _FIRST.match(record)
     if first is None:
         return None
+    array, het = _ARRAY.search(first["keys"]), _HET.search(first["keys"])
     rest = record[first.end() :]
     if name is None:
         owners = list(_USER.finditer(rest))
         if len(owners) != 1:
             return None
-        name = rest[: max(0, owners[0].start() - 1)]
-    elif not rest.startswith(f"{name}\n   UserId="):
+        end = max(0, owners[0].start() - 1)
+        name = rest[:end]
+        if het is not None:
+            sets = list(_HET_SET.finditer(name))
+            name = name[: sets[-1].start()] if sets and sets[-1].end() == end else name
+    elif (end := _end_of(name, rest, het is not None)) < 0:
         return None
-    rest = rest[len(name) + 1 :]
+    rest = rest[end + 1 :]
     free = _FREE_TEXT.search(rest)
     reported, words = (rest, "") if free is None else (rest[: free.start()], rest[free.start() :])
     # A line break in a wckey, say, would let its owner add lines of his own.
@@ -170,12 +191,23 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         qos=_words(account["qos"]) if account else "",
         comment=_value(_COMMENT.search(words), 2048),
         wckey=_words(account["wckey"] or "").lstrip("*") if account else "",
-        array_job_id=first["array"] or "",
-        array_task_id=first["task"] or "",
+        array_job_id=array["array"] if array else "",
+        array_task_id=array["task"] if array else "",
+        het_job_id=het["het"] if het else "",
+        het_offset=het["offset"] if het else "",
         gpus=tuple(gpu for nodes, gres in by_nodes for gpu in _held(nodes, gres)),
         nodes=tuple(node for nodes, _ in by_nodes for node in expand(nodes)),
         gpu_count=sum(map(int, _GPUS.findall(whole[1]))) if whole else 0,
     )
+
+
+def _end_of(name: str, rest: str, is_het: bool) -> int:
+    """Return where the line before the owner's ends, if `name` comes first; else -1."""
+    if not rest.startswith(name):
+        return -1
+    line = _HET_SET.match(rest, len(name)) if is_het else None
+    end = len(name) if line is None else line.end()
+    return end if rest.startswith("\n   UserId=", end) else -1
 
 
 def _value(found: re.Match[str] | None, limit: int = 128) -> str:

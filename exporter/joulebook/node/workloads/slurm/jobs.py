@@ -14,9 +14,8 @@ from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Meter
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
-from joulebook.node.workloads.slurm.before import Kept, KeptJobs
 from joulebook.node.workloads.slurm.event_file import JobEvent
-from joulebook.node.workloads.slurm.job import Job, JobGrant
+from joulebook.node.workloads.slurm.job import Job, JobGrant, Kept, KeptJobs
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.labels import JobEnvironment
 from joulebook.units import NS_PER_S

@@ -26,14 +26,14 @@ FAST_S = (0.0, 0.005, 0.010, 0.020, *(0.020 * n for n in range(2, 26)))
 SLOW_S = (1.0, 3.0, 8.0)
 SETTLED_S = 10.0
 """Labels are settled so long after the start of a job at the latest."""
-_LATE_S = 30.0
+_LATE_S = 16.0
 
 
 def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
     """Return the number of the poll after poll `count`, and its time since the start.
 
     A script may export a name at any time for the programs that it starts later: the ledger takes
-    it, so looks go on, four times as far apart each time.
+    it, so looks go on, twice as far apart each time: it is seen if it is there for half of the job.
     """
     after = count + 1
     if named and after < len(FAST_S):
@@ -43,7 +43,7 @@ def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
     slow = after - len(FAST_S)
     if slow < len(SLOW_S):
         return after, SLOW_S[slow]
-    return after, _LATE_S * 4.0 ** min(slow - len(SLOW_S), 8)
+    return after, _LATE_S * 2.0 ** (slow - len(SLOW_S))
 
 
 class LabelReader:

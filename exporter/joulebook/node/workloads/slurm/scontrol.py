@@ -12,7 +12,7 @@ import os
 import queue
 import re
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,13 @@ from joulebook.backoff import LastingThread
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.slurm.gres_conf import find_program
 from joulebook.node.workloads.slurm.job import Job, JobGrant
-from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer, parse_job
+from joulebook.node.workloads.slurm.job_record import (
+    GONE,
+    HeldGpu,
+    JobAnswer,
+    parse_job,
+    parse_jobs,
+)
 
 _WAITING_MAX = 1024
 """Larger than the number of jobs that one node can start while the controller is silent."""
@@ -112,18 +118,18 @@ class Asker(LastingThread):
                         "processing the controller's answer failed: the job may stay unknown"
                     )
 
-    def _answers(self, jobs: Collection[str]) -> dict[str, JobAnswer | None]:
+    def _answers(self, jobs: Set[str]) -> dict[str, JobAnswer | None]:
         if len(jobs) == 1:
             return {job: self._one(job) for job in jobs}
         code, text, _ = self._show("show", "job", "-d")
         if code != 0:
             return {}
-        found = {job: parse_job(text, job) for job in jobs}
-        hidden = None in found.values() and self._hides()
+        found: dict[str, JobAnswer | None] = {**parse_jobs(text, jobs)}
+        gone = jobs - found.keys()
+        hidden = bool(gone) and self._hides()
+        found.update((job, JobAnswer(job, GONE, hidden=hidden)) for job in gone)
         for job, answer in found.items():
-            if answer is None:
-                found[job] = JobAnswer(job, GONE, hidden=hidden)
-            elif answer.doubtful:  # Perhaps only another job's words pass for it.
+            if answer is not None and answer.doubtful:  # Perhaps another job's words pass for it.
                 found[job] = self._one(job)
         return found
 
@@ -246,6 +252,8 @@ def _learn(job: Job, answer: JobAnswer) -> None:
     job.learn(partition=answer.partition, wckey=answer.wckey)
     if answer.array_job_id.isdecimal() and answer.array_task_id.isdecimal():
         job.learn(array_job_id=answer.array_job_id, array_task_id=answer.array_task_id)
+    if answer.het_job_id:
+        job.learn(het_job_id=answer.het_job_id, het_offset=answer.het_offset)
     job.source("comment", answer.comment)
     job.source("wckey", answer.wckey)
     _take_gpus(job, answer)

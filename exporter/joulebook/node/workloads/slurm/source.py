@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from joulebook.clock import Clock
+from joulebook.clock import Clock, Timers
 from joulebook.config import host_name
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import DeviceStatus
@@ -25,13 +25,12 @@ from joulebook.node.workloads.contract import (
     Before,
     Boundary,
     Holdings,
+    Rejections,
     UsageGroup,
     joined,
 )
 from joulebook.node.workloads.host.cgroup_paths import CgroupReader
 from joulebook.node.workloads.host.inotify import Event, Inotify, InotifyThread
-from joulebook.node.workloads.host.timers import Timers
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import JobProcesses, SlurmTree
 from joulebook.node.workloads.slurm.claims import claims_of, facts_of, group_of, unmapped
 from joulebook.node.workloads.slurm.event_watcher import EventDirectory
@@ -115,7 +114,7 @@ class SlurmWorkloads:
         site = self._site
         self._boundary = boundary
         self._inotify = Inotify()
-        self._agenda = Timers()
+        self._timers = Timers()
         self._table = JobTable(self._node, self._site.gpu_ids, before)
         scontrol = find_program("scontrol") if site.scontrol is None else site.scontrol
         self._asker = Asker(
@@ -123,7 +122,7 @@ class SlurmWorkloads:
         )
         self._labels = LabelReader(site.events_dir / "labels", self._refuse)
         self._news = JobTracker(
-            clock=self._clock, table=self._table, timers=self._agenda, asker=self._asker,
+            clock=self._clock, table=self._table, timers=self._timers, asker=self._asker,
             labels=self._labels, processes=JobProcesses(site.proc), gres_of=self._gres_of,
             lock=self._lock, poke=self._poke, refuse=self._refuse, only=self._only,
         )  # fmt: skip
@@ -261,7 +260,7 @@ class SlurmWorkloads:
             # nothing to be complete, and begin again from what is there.
             with self._lock:
                 self._faulty = True
-                self._agenda.once("rescan", _RETRY_S, self._rescan)
+                self._timers.once("rescan", _RETRY_S, self._rescan)
             self._refuse.fault(
                 "watching SLURM failed: what jobs hold is uncertain; rescanning everything"
             )
@@ -272,7 +271,7 @@ class SlurmWorkloads:
             if event.overflow:
                 # At once, and then not again with every batch of a storm.
                 with self._lock:
-                    self._agenda.once("rescan", max(0.0, self._rescan_after - now), self._rescan)
+                    self._timers.once("rescan", max(0.0, self._rescan_after - now), self._rescan)
                 continue
             with self._lock:
                 any(handle(event) for handle in self._handlers)
@@ -282,14 +281,14 @@ class SlurmWorkloads:
             if now >= self._retry_at:
                 self._retry_at = now + _RETRY_S
                 self._retry()
-            for action in self._agenda.due():
+            for action in self._timers.due():
                 action()
         self._tell()
 
     def _wait_s(self) -> float | None:
         with self._lock:
             whole = self._events.whole and all(m.whole for m in self._mappings)
-            waits = [self._agenda.wait_s(), None if whole else _RETRY_S]
+            waits = [self._timers.wait_s(), None if whole else _RETRY_S]
         return min((w for w in waits if w is not None), default=None)
 
     def _rescan(self) -> None:

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from joulebook.clock import Clock
+from joulebook.clock import Clock, Timers
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts
 from joulebook.errors import InputError
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
-from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.cgroups import JobProcesses
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent, WallTime
@@ -24,7 +23,7 @@ from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_look_s
-from joulebook.node.workloads.slurm.scontrol import Questions, is_over, take, unheard
+from joulebook.node.workloads.slurm.scontrol import Answered, Questions, is_over, take, unheard
 from joulebook.units import NS_PER_S
 
 _HOOK_GRACE_S = 0.2
@@ -40,10 +39,7 @@ _ALIVE_S = 60.0
 _PAUSE_MAX_S = 300.0
 _GIVE_UP_NS = 600 * NS_PER_S
 """How long the controller is queried after a job's end; it forgets jobs after 300 s."""
-_SILENT = (
-    "the controller does not respond (scontrol show job): jobs without an event file are "
-    "unattributed until it does"
-)
+_SILENT = "no answer to `scontrol show job`: until then jobs without an event file have no owner"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -128,8 +124,8 @@ class JobTracker:
 
     def _give_up_lost(self) -> None:
         until_ns = self.table.kept.last_ns
-        # Node time goes on over a reboot.
-        because = "node restarted" if self.clock.boottime_ns(until_ns) < 0 else ""
+        restarted = self.clock.boottime_ns(until_ns) < 0  # Node time goes on over a reboot.
+        because = "node restarted" if restarted else ""
         for kept, over in self.table.unclaimed():
             facts, claims = kept.ended(until_ns, because)
             self.lost.append((facts if over else None, claims))
@@ -208,10 +204,9 @@ class JobTracker:
         if job.looks != series or job.ended_ns is not None:
             return
         self._read_labels(job, thorough=count >= len(FAST_S))
-        following = next_look_s(count, named="name" in job.facts)
-        if not job.labels_done and following[1] > SETTLED_S:
+        count, at_s = next_look_s(count, named="name" in job.facts)
+        if not job.labels_done and at_s > SETTLED_S:
             self._labels_over(job)
-        count, at_s = following
         in_s = max(0.0, start_s + at_s - self.timers.now_s())
         self.timers.at(in_s, lambda: self._look(job, series, count, start_s))
         if at_s >= 1.0:
@@ -262,24 +257,34 @@ class JobTracker:
             return
         self._question(job, lambda answer: None)
 
-    def _question(self, job: Job, then: Callable[[JobAnswer | None], None]) -> None:
+    def _question(self, job: Job, then: Answered) -> None:
         job.asking = True
 
         def answered(answer: JobAnswer | None) -> None:
             with self.lock:
-                if answer is not None:
-                    self.table.kept.recognise(job, answer)
-                take(job, self.table.runs(job.job_id), answer)
-                self._give_up_lost()
-                if answer is None:
-                    self.refuse(InputError(_SILENT, reason="controller_silent"))
-                if not job.heard:
-                    self._ask_again(job)
-                then(answer)
-            self.poke()
+                self._take(job, answer, then)
 
         if not self.asker.ask(job.job_id, answered):
             answered(None)
+
+    def _take(self, job: Job, answer: JobAnswer | None, then: Answered) -> None:
+        """Record an answer; one that cannot be is none, so that the job is asked for again."""
+        try:
+            if answer is not None:
+                self.table.kept.recognise(job, answer)
+            take(job, self.table.runs(job.job_id), answer)
+        except Exception:
+            job.heard, answer = False, None
+            take(job, (), None)
+            raise
+        finally:
+            self._give_up_lost()
+            if answer is None:
+                self.refuse(InputError(_SILENT, reason="controller_silent"))
+            if not job.heard:
+                self._ask_again(job)
+            then(answer)
+            self.poke()
 
     def _ask_again(self, job: Job) -> None:
         age_ns = 0 if job.ended_ns is None else self.clock.now_ns() - job.ended_ns

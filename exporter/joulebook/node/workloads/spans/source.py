@@ -16,14 +16,12 @@ from pathlib import Path
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import DeviceStatus, Reading
-from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import InputError
 from joulebook.experiment_span import DIRECTORY
-from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings
+from joulebook.node.workloads.contract import NOTHING_HELD, Before, Boundary, Holdings, Rejections
 from joulebook.node.workloads.host.inotify import IN_MOVED_TO, Event, Inotify, InotifyThread
-from joulebook.node.workloads.host.procfs import user_name
-from joulebook.node.workloads.rejections import Rejections
+from joulebook.node.workloads.host.procfs import UserNames, user_name
 from joulebook.node.workloads.spans import files
 from joulebook.node.workloads.spans.table import MOST, REMEMBERED_NS, SpanTable
 from joulebook.units import s_from_ns
@@ -51,8 +49,7 @@ class SpanWorkloads:
         self._refuse = Rejections()
         self._refused: set[tuple[str, int]] = set()
         self._table = SpanTable(clock)
-        self._user_of = user_of
-        self._users: dict[int, str] = {}
+        self._users = UserNames(user_of)
         self._is_ours = directory == Path(DIRECTORY)
         self._thread: InotifyThread | None = None
         self._due = 0.0
@@ -228,9 +225,7 @@ class SpanWorkloads:
         """Return the name of a user, looked up once; in this thread, since a directory may be
         slow.
         """
-        if uid not in self._users:
-            self._users[uid] = clean_label(self._user_of(uid))
-        return self._users[uid]
+        return self._users.look_up(uid)
 
 
 def _remove_old(fd: int, name: str) -> None:

@@ -36,6 +36,13 @@ def test_each_revision_of_gpu_metrics(revision: int) -> None:
     assert reported.wrap_uj == (WRAP_32_UJ if revision == 0 else None)
 
 
+def test_an_early_table_of_revision_6_is_laid_out_like_the_one_before() -> None:
+    reported = parse(gpu_metrics(6, 1 << 20, power_w=321, gfx=87, is_early=True))
+    assert reported is not None
+    assert (reported.energy_uj, reported.power_mw) == (16_000_000, 321_000)
+    assert reported.partition_percent == ()
+
+
 @pytest.mark.parametrize(
     "table",
     [b"", b"\x01", gpu_metrics(4, 1)[:20], b"\x10\x00\x01\x04" + b"\0" * 12, b"\x60\x00\x02\x01"],

@@ -14,7 +14,7 @@ from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBen
 from joulebook.core.energy.readings import DeviceStatus, Reading
 from joulebook.core.ledger.state import Books
 from joulebook.metrics.catalogue_gpu import DEVICE_COUNTERS, DEVICE_GAUGES
-from joulebook.metrics.dcgm import METRICS, collect_dcgm
+from joulebook.metrics.dcgm import ABSENT, METRICS, collect_dcgm
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
 from joulebook.node.sensors.nvidia.sensor import NvmlSensor
@@ -38,9 +38,10 @@ OPENCOST = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE", "DCGM_FI_DEV_DEC_UTIL"}
 DEFAULT_COUNTERS = {
     *("SM_CLOCK", "MEM_CLOCK", "MEMORY_TEMP", "GPU_TEMP", "POWER_USAGE"),
     *("TOTAL_ENERGY_CONSUMPTION", "PCIE_REPLAY_COUNTER", "GPU_UTIL", "MEM_COPY_UTIL", "ENC_UTIL"),
-    *("DEC_UTIL", "XID_ERRORS", "FB_FREE", "FB_USED", "UNCORRECTABLE_REMAPPED_ROWS"),
+    *("DEC_UTIL", "XID_ERRORS", "FB_FREE", "FB_USED", "FB_RESERVED", "UNCORRECTABLE_REMAPPED_ROWS"),
     *("CORRECTABLE_REMAPPED_ROWS", "ROW_REMAP_FAILURE"),
 }
+LEFT_OUT = {"NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS"}
 PROFILED = {
     *("GR_ENGINE_ACTIVE", "PIPE_TENSOR_ACTIVE", "DRAM_ACTIVE", "PCIE_TX_BYTES", "PCIE_RX_BYTES"),
 }
@@ -163,13 +164,17 @@ def test_all_of_it_is_asked_on_the_slow_beat_only(bench: MakeBench) -> None:
     assert "nvmlGpmSampleGet" not in calls and "nvmlDeviceGetPerformanceState" not in calls
     assert calls["nvmlDeviceGetFieldValues"] == 5
     assert "tensor_active_ratio" in status.values, "what was told last stands"
-    for after_s, asked in ((5, 2), (1, 1)):
+    for after_s, asked in ((5, 2), (2, 1)):
         place.scenario.reset_calls()
         place.scenario.advance(after_s * SECOND)
         sensor.look(processes=True)
         calls = place.scenario.calls()
         assert calls["nvmlDeviceGetFieldValues"] == asked
         assert calls["nvmlGpmSampleGet"] == calls["nvmlGpmMetricsGet"] == 1
+    place.scenario.reset_calls()
+    place.scenario.advance(SECOND)
+    sensor.look(processes=True)
+    assert "nvmlGpmSampleGet" not in place.scenario.calls(), "lists of a shared card come faster"
 
 
 def test_samples_that_are_too_near_are_not_taken(bench: MakeBench) -> None:
@@ -247,16 +252,23 @@ def page(status: DeviceStatus, *compat: str) -> str:
     return shown.metrics()[0].decode()
 
 
-def test_a_card_has_at_most_60_series(bench: MakeBench) -> None:
-    place, sensor, *_ = looked(bench, HOPPER)
-    place.scenario.raise_xid(0, 79)
+def test_a_card_has_at_most_60_series_whatever_it_tells(bench: MakeBench) -> None:
+    everything = replace(HOPPER, figures={**HOPPER.figures, 29: 3, 30: 1, 31: 1})
+    place, sensor, *_ = looked(bench, everything)
+    for xid in (79, 13, 48, 94, *range(100, 140), 79, 48):
+        place.scenario.raise_xid(0, xid)
     _, status = again(place, sensor)
     series = [line for line in page(status).splitlines() if line.startswith("joulebook_gpu_")]
     assert 45 < len(series) <= 60
     shown = {line.partition("{")[0] for line in series}
-    assert {m.name for m in DEVICE_COUNTERS.values()} - shown == {
-        "joulebook_gpu_retired_pages_total"
+    known = {m.name for m in (*DEVICE_COUNTERS.values(), *DEVICE_GAUGES.values())}
+    assert known - shown == {
+        # Of a card that remaps rows there are none.
+        "joulebook_gpu_retired_pages_total",
+        "joulebook_gpu_retired_pages_pending",
     }
+    xids = {label: n for (name, label), n in status.counts.items() if name == "xid_errors"}
+    assert xids == {"79": 2, "13": 1, "48": 2, "other": 41}
 
 
 def names(status: DeviceStatus, *compat: str) -> set[str]:
@@ -283,6 +295,8 @@ def test_before_hopper_all_but_what_dcgm_profiles_is_there(bench: MakeBench) -> 
     }
     default = {f"DCGM_FI_DEV_{name}" for name in DEFAULT_COUNTERS}
     assert shown == default - {"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"}
+    assert not {f"DCGM_FI_DEV_{name}" for name in LEFT_OUT} & default
+    assert {name for name in ABSENT if "DEV" in name} == {f"DCGM_FI_DEV_{n}" for n in LEFT_OUT}
 
 
 def test_values_are_those_that_dcgm_means(bench: MakeBench) -> None:
@@ -302,6 +316,9 @@ def test_values_are_those_that_dcgm_means(bench: MakeBench) -> None:
     assert found["DCGM_FI_PROF_PCIE_TX_BYTES"] == 100 * MIB
     assert found["DCGM_FI_DEV_XID_ERRORS"] == 79, "the last one"
     assert found["DCGM_FI_DEV_MEMORY_TEMP"] == 51
+    assert found["DCGM_FI_DEV_FB_RESERVED"] == 600
+    parts = [found[f"DCGM_FI_DEV_FB_{name}"] for name in ("USED", "FREE", "RESERVED")]
+    assert sum(parts) == HOPPER.memory_total_bytes // MIB
     assert found["DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"] == 2
 
 

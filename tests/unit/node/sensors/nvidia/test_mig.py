@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.nvml.scenario import Architecture, Gpu, Instance, Process, Scenario
 from tests.unit.node.sensors.nvidia.nvml_bench import MS, SECOND, Bench, MakeBench
 
-from joulebook.commands.doctor.nvml_survey import survey
+from joulebook.commands.doctor.checks import survey
 from joulebook.core.energy import readings
 from joulebook.core.energy.idle import is_at_rest
 from joulebook.core.energy.readings import InstanceUse, Reading

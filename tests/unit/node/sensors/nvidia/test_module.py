@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pynvml
 import pytest
 from tests.fakes.nvml.scenario import Gpu
-from tests.fakes.sysfs.machine import Machine
+from tests.fakes.sysfs.machine import Machine, put
 from tests.unit.core.audit import Auditor
 from tests.unit.core.world import Run, job_id
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, Bench, MakeBench
@@ -107,6 +109,61 @@ def test_four_modules_have_a_socket_each(bench: MakeBench, tmp_path: Path) -> No
         assert run.books.meters[meter].booked_uj + module.children_uj == module.node_uj
         assert module.children_uj == pytest.approx(module.node_uj * SOCKET_W / 620, rel=0.02)
     assert set(run.by_subject()) <= {JOB, Remainder.UNALLOCATED, Remainder.SYSTEM}
+
+
+def topology(sysfs: Path, packages: Sequence[int], node_of: Mapping[str, int]) -> None:
+    """CPUs of such packages, one node each; and which node each PCI device is next to."""
+    for number, package in enumerate(packages):
+        put(sysfs / f"devices/system/cpu/cpu{number}/topology/physical_package_id", str(package))
+        put(sysfs / f"devices/system/node/node{number}/cpulist", f"{number}-{number}")
+    for pci, node in node_of.items():
+        put(sysfs / f"bus/pci/devices/{pci}/numa_node", str(node))
+
+
+@pytest.mark.parametrize("packages", [(0, 1, 2, 3), (36, 258, 512, 1024)])
+@pytest.mark.parametrize("nodes", [(3, 2, 1, 0), (1, 3, 0, 2)])
+def test_a_module_has_the_socket_on_whose_bus_it_is(
+    bench: MakeBench, tmp_path: Path, packages: Sequence[int], nodes: Sequence[int]
+) -> None:
+    place = bench([replace(GH200, pci_bus_id=f"0000000{n}:01:00.0") for n in range(4)])
+    topology(place.sysfs, packages, {f"000{n}:01:00.0": node for n, node in enumerate(nodes)})
+    run = played(place, board(tmp_path / "board", sockets=4).hwmon)
+    parts = {meter.name: node.parts for meter, node in run.books.node_meters.items()}
+    assert [parts[uuid][0].name for uuid in sorted(parts)] == [f"grace-{node}" for node in nodes]
+    for meter, module in run.books.node_meters.items():
+        assert run.books.meters[meter].booked_uj + module.children_uj == module.node_uj
+
+
+@pytest.mark.parametrize(
+    "node_of",
+    [
+        {},
+        {f"000{n}:01:00.0": -1 for n in range(4)},
+        {f"000{n}:01:00.0": 0 for n in range(4)},
+        {f"000{n}:01:00.0": 9 for n in range(4)},
+    ],
+)
+def test_without_a_usable_topology_the_order_of_the_bus_decides(
+    bench: MakeBench, tmp_path: Path, node_of: Mapping[str, int]
+) -> None:
+    place = bench([replace(GH200, pci_bus_id=f"0000000{n}:01:00.0") for n in range(4)])
+    topology(place.sysfs, range(4), node_of)
+    run = played(place, board(tmp_path / "board", sockets=4).hwmon, seconds=10)
+    parts = {meter.name: node.parts for meter, node in run.books.node_meters.items()}
+    assert [parts[uuid][0].name for uuid in sorted(parts)] == [f"grace-{n}" for n in range(4)]
+
+
+def test_a_module_that_does_not_answer_takes_no_other_ones_socket(
+    bench: MakeBench, tmp_path: Path
+) -> None:
+    place = bench([replace(GH200, pci_bus_id=f"0000000{n}:01:00.0") for n in range(2)])
+    for n in range(2):
+        uuid = f"GPU-00000000-0000-0000-0000-00000000000{n}"
+        put(place.proc / f"driver/nvidia/gpus/000{n}:01:00.0/information", f"GPU UUID: {uuid}")
+    place.scenario.inject("*", 15, gpu=0)
+    run = played(place, board(tmp_path / "board", sockets=2).hwmon)
+    ((_, module),) = run.books.node_meters.items()
+    assert [part.name for part in module.parts] == ["grace-1"]
 
 
 def jetson(root: Path, *labels: str) -> Machine:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.host.inotify import Inotify
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodTree
-from joulebook.node.workloads.rejections import Rejections
 
 UID = "11112222-3333-4444-5555-666677778888"
 

@@ -148,3 +148,24 @@ def test_what_is_forgotten_is_closed(child: subprocess.Popen[bytes]) -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 1  # noqa: PTH208
     starts.keep({os.getpid()})
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_that_there_is_no_such_user_is_believed_for_a_minute() -> None:
+    now_s, there, asked = [0.0], dict[int, str](), list[int]()
+
+    def user_of(uid: int) -> str:
+        asked.append(uid)
+        return there.get(uid, "")
+
+    names = procfs.UserNames(user_of, lambda: now_s[0])
+    assert names.known(1000) is None
+    assert names.look_up(1000) == names.known(1000) == "uid-1000"
+    there[1000] = "ada"
+    assert names.look_up(1000) == "uid-1000"
+    now_s[0] = procfs.NO_USER_S
+    assert names.known(1000) is None
+    assert names.look_up(1000) == names.known(1000) == "ada"
+    del there[1000]
+    now_s[0] = 1e9
+    assert names.look_up(1000) == "ada", "a name that is known stays"
+    assert asked == [1000, 1000]

@@ -356,5 +356,5 @@ def pod(
     return PodObject(
         Meta(name, namespace, uid, named),
         Spec("n1", containers=[Container("main", "image")]),
-        PodStatus(phase, start, statuses),
+        PodStatus(phase, start_time=start, container_statuses=statuses),
     )

@@ -338,9 +338,31 @@ def test_a_static_pod_is_known_by_its_mirror_and_by_no_other(make: Make) -> None
     node.hear_for(3, of("etcd-n1", "GPU-0", namespace="team-b"), of("eve", namespace="team-b"))
     table = node.source._table
     assert table.named(static) == ("team-b", "etcd-n1")
-    cgroup = table.body(A)
-    assert cgroup is not None
-    assert cgroup.paths == {Path(f"/{static}")}
+    assert table.named(B) == ("team-b", "eve")
+    assert node.holders() == {"GPU-0": "etcd-n1"}
+
+
+def test_a_static_pod_is_one_workload_whoever_is_away(make: Make) -> None:
+    """The API server has another uid of it than cgroups, and another again for a new mirror."""
+    static = "cd" * 16
+    beside = (of("etcd-n1", "GPU-0", namespace="team-b"), of("b", "GPU-1"))
+    node = make()
+    node.run(static)
+    node.run(B)
+    node.api_lists(hostile(A, "etcd-n1", static), pod("b", B))
+    node.hear_for(3, *beside)
+    only = {f"etcd-n1.{static[:8]}", f"b.{B[:8]}"}
+    assert node.facts.keys() == only
+    begun = {who: fact.started_ns for who, fact in node.facts.items()}
+    node = restarted(make, node, running=(static, B))
+    node.api_fails()
+    node.hear_for(4, *beside)
+    assert node.holders() == {"GPU-0": "etcd-n1", "GPU-1": "b"}
+    node.api_lists(hostile(C, "etcd-n1", static), pod("b", B))
+    node.hear_for(15, *beside)
+    assert node.holders() == {"GPU-0": "etcd-n1", "GPU-1": "b"}
+    assert not node.closed
+    assert {who: fact.started_ns for who, fact in node.facts.items()} == begun
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ def card(name: str, pci: str, *files: str) -> DeviceStatus:
 AMD = card("AMD-a1", "0000:05:00.0", "dri/renderD129", "dri/card1")
 AMD_2 = card("AMD-b2", "0000:26:00.0", "dri/renderD130", "dri/card2")
 INTEL = card("INTEL-0000:4D:00.0", "0000:4d:00.0", "dri/renderD128", "dri/card0")
+PARTITION = card("AMD-a1-1", "amdgpu_xcp_30", "dri/renderD137", "dri/card9")
 NVIDIA = card("GPU-1", "0000:17:00.0")
-CARDS = (AMD, AMD_2, INTEL, NVIDIA)
+CARDS = (AMD, AMD_2, INTEL, PARTITION, NVIDIA)
 
 NOBODY = AllocatableDevices(frozenset())
 
@@ -40,6 +41,11 @@ def part(
 @pytest.mark.parametrize("address", ["0000:05:00.0", "0000:05:00.0".upper()])
 def test_amd_s_plugin_names_pci_addresses(address: str) -> None:
     assert part("amd.com/gpu", address) == DevicePart(AMD.meter)
+
+
+def test_amd_s_plugin_names_partitions_by_their_platform_devices() -> None:
+    assert part("amd.com/cpx_nps4", "amdgpu_xcp_30") == DevicePart(PARTITION.meter)
+    assert part("", "gpu.amd.com/n1/gpu-9-137") == DevicePart(PARTITION.meter)
 
 
 def test_intel_s_plugin_names_cards_and_their_replicas() -> None:

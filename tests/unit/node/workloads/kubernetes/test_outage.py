@@ -11,7 +11,8 @@ from tests.unit.node.workloads.kubernetes.pod_world import Still, of, uid_of
 
 from joulebook.kubernetes_api.server import ApiError, ApiServer
 from joulebook.kubernetes_api.watch import FORBIDDEN_S, RETRY_MOST_S, Watch
-from joulebook.node.workloads.kubernetes import names
+from joulebook.node.workloads.contract import Rejections
+from joulebook.node.workloads.kubernetes import cgroups
 from joulebook.node.workloads.kubernetes.informer import pods_of
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
@@ -20,7 +21,6 @@ from joulebook.node.workloads.kubernetes.pod_object import (
     Spec,
     Variable,
 )
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.units import NS_PER_S
 
 DAY_S = 86_400
@@ -134,6 +134,7 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
     assert max(node.kept) <= 3, "what is over is not looked at in every tick"
     assert not node.source._table._bodies
     api_returns(node, pods)
+    node.wait(10)  # the outcome of the last one is waited for no longer
     node.book()
     assert node.facts.keys() == lives.keys()
     assert {fact.labels.experiment for fact in node.facts.values()} == {"bert"}
@@ -146,7 +147,7 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
 def test_of_more_pods_than_can_be_kept_the_newest_are_named(
     short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names, "MAX_PODS", 10)
+    monkeypatch.setattr(cgroups, "MAX_PODS", 10)
     node = Still(short_tmp_path, monkeypatch)
     node.hear()
     node.api_fails()

@@ -142,3 +142,23 @@ def test_hostile_names_are_cleaned() -> None:
 
 def test_an_empty_object_is_no_error() -> None:
     assert READER.info(msgspec.json.decode(b"{}", type=PodObject)).uid == ""
+
+
+def test_a_stage_is_kept_whatever_the_rules_of_experiments() -> None:
+    key = "joulebook.io/stage"
+    env = [{"name": "JOULEBOOK_STAGE", "value": "SFT"}]
+    found = info(Reader(), metadata={"labels": {key: "RL"}}, spec={"containers": [{"env": env}]})
+    assert found.sources == {f"label:{key}": "RL", "env:JOULEBOOK_STAGE": "SFT"}
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ({"phase": "Running"}, ""),
+        ({"phase": "Succeeded"}, "completed"),
+        ({"phase": "Failed"}, "failed"),
+        ({"phase": "Failed", "reason": "Evicted"}, "preempted"),
+    ],
+)
+def test_how_a_pod_ended(status: dict[str, Any], outcome: str) -> None:
+    assert info(status=status).outcome == outcome

@@ -142,6 +142,16 @@ def test_facts_of_a_run(place: Place) -> None:
     assert place.facts() == {}, "said once"
 
 
+def test_two_stages_of_one_place_are_two_runs(place: Place) -> None:
+    uses = []
+    for stage in ("SFT", "RL"):
+        pid = place.start(f"docker/{ID}", JOULEBOOK_EXPERIMENT="bert", JOULEBOOK_STAGE=stage)
+        uses.append(place.use(pid))
+    place.list(*uses)
+    assert {fact.stage for fact in place.facts().values()} == {"SFT", "RL"}
+    assert len({use.workload for use in uses}) == 2
+
+
 def test_what_nobody_named_is_one_experiment_of_each_user(place: Place) -> None:
     place.list(place.use(place.start()))
     fact = resolved(place)

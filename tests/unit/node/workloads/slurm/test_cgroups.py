@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.scale import scaled
 
+from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.host.inotify import Inotify
-from joulebook.node.workloads.rejections import Rejections
 from joulebook.node.workloads.slurm.cgroups import SlurmTree
 
 V2 = next(

@@ -64,6 +64,19 @@ def test_an_array_is_believed_where_the_controller_confirms_it(world: World, hoo
     assert world.facts["8"].labels.user == "ada"
 
 
+@pytest.mark.parametrize("hooked", [True, False])
+def test_a_component_of_a_heterogeneous_job_is_shown_as_slurm_shows_it(
+    world: World, hooked: bool
+) -> None:
+    world.record("9", array="HetJobId=8 HetJobOffset=1 ", name="pair\n   HetJobIdSet=8-9")
+    if hooked:
+        world.prolog("9", "0", het_job_id=8)
+    world.cgroup("9")
+    world.until(lambda: world.look() and "9" in world.facts and world.facts["9"].display)
+    fact = world.facts["9"]
+    assert (fact.display, fact.name, fact.extra["het_job_id"]) == ("8+1", "pair", "8")
+
+
 def test_a_label_file_makes_nobody_a_task_of_an_array(world: World) -> None:
     labels = world.events / "labels"
     labels.mkdir()
@@ -98,6 +111,18 @@ def test_a_wckey_names_an_experiment_with_hooks_too(world: World) -> None:
     world.prolog("8", "0")
     world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].complete)
     assert world.facts["8"].labels.experiment == "paper"
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_that_a_job_holds_no_gpu_is_known_too(world: World, hooked: bool) -> None:
+    world.record("8", gres="", total="(null)")
+    if hooked:
+        world.prolog("8")
+    world.cgroup("8")
+    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].evidence)
+    assert (world.facts["8"].gpu_count, world.facts["8"].evidence) == (
+        0, "prolog" if hooked else "scontrol"
+    )  # fmt: skip
 
 
 def test_accounts_keep_their_spaces(world: World) -> None:
@@ -376,6 +401,25 @@ def test_a_number_that_comes_again_is_another_job(world: World) -> None:
     world.look()
     assert (world.events / "5.0.json").exists(), "bob's is not deleted with alice's"
     world.until(lambda: world.look() and world.facts["5"].labels.user == "bob")
+
+
+def test_a_number_that_came_again_while_the_daemon_was_away_is_another_job(world: World) -> None:
+    """A site's own Prolog names both files alike, where ours would take another name."""
+    start = time.time_ns()
+    alice = world.prolog("5", "0", user="alice", start_ns=start - 20 * NS_PER_S)
+    world.until(lambda: cards(world, "5") == ["GPU-0"])
+    before = world.before()
+    world.tenants.close()
+    world.epilog({**alice, "end_ns": start - 12 * NS_PER_S})
+    bob = world.prolog("5", "1", user="bob", start_ns=start)
+    world.open(before)
+    world.until(lambda: cards(world, "5") == ["GPU-1"])
+    world.until(lambda: world.look() and len(world.claims()["5"]) == 1)
+    assert (world.events / "5.0.json").exists(), "bob's is not deleted with alice's"
+    world.epilog({**bob, "end_ns": start + NS_PER_S})
+    world.until(lambda: ended(world, "5"))
+    world.until(lambda: world.look() and not list(world.events.iterdir()))
+    assert not world.claims(), "no second bob goes on holding"
 
 
 def test_a_new_run_of_a_number_ends_one_whose_epilog_was_missed(world: World) -> None:

@@ -18,12 +18,12 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from joulebook.clock import Timers
 from joulebook.core.attribution.claims import Claim, Evidence, merge, settle
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter
 from joulebook.core.workloads import WorkloadFacts, WorkloadId, merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
-from joulebook.node.workloads.host.timers import Timers
 from joulebook.node.workloads.slurm.event_file import JobEvent
 from joulebook.node.workloads.slurm.gres import GresMap, Position
 from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer
@@ -216,12 +216,12 @@ class World:
         holders = {c.workload for c in held}
         facts = tuple(f for f in self.facts.values() if f.ended_ns is None or f.id in holders)
         before = Before(facts, held, self.last_ns) if self.last_ns else NOTHING_HELD
-        self.agenda = Timers(lambda: self.now)
+        self.timers = Timers(lambda: self.now)
         site = SlurmSite(node="n1", slurm_conf=Path("/none"), scontrol="", slurmd="")
         self.source = SlurmWorkloads(cast(Any, self), site)
         table = JobTable("n1", before=before)
         self.tracker = JobTracker(
-            clock=cast(Any, self), table=table, timers=self.agenda, asker=cast(Any, self),
+            clock=cast(Any, self), table=table, timers=self.timers, asker=cast(Any, self),
             labels=cast(Any, self), processes=cast(Any, self),
             gres_of=lambda node: (True, GRES), lock=threading.RLock(), poke=lambda: None,
             refuse=lambda error: None,
@@ -317,7 +317,7 @@ class World:
 
     def run(self, until: float) -> None:
         while self.now < until:
-            wait = self.agenda.wait_s() if self.up else None
+            wait = self.timers.wait_s() if self.up else None
             beat = 15.0 if self.now > max(t.end for t in self.truths) + 30 else 1.0
             ahead = [until, self.now + beat - self.now % beat]
             ahead += [self.todo[0][0]] if self.todo else []
@@ -326,7 +326,7 @@ class World:
             while self.todo and self.todo[0][0] <= self.now:
                 heapq.heappop(self.todo)[2]()
             if self.up:
-                for action in self.agenda.due():
+                for action in self.timers.due():
                     action()
             if self.now // beat > before // beat:
                 self.tick()

@@ -5,7 +5,7 @@ import pytest
 from joulebook.core.attribution.claims import Evidence
 from joulebook.errors import InputError
 from joulebook.log import MAX_REASONS
-from joulebook.node.workloads.rejections import Rejections
+from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.slurm.claims import unmapped
 from joulebook.node.workloads.slurm.job import Job, JobGrant
 

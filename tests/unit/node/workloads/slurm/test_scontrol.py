@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.slurm.job_record import GONE, HeldGpu, JobAnswer, parse_job
+from joulebook.node.workloads.slurm.job_record import (
+    GONE,
+    HeldGpu,
+    JobAnswer,
+    parse_job,
+    parse_jobs,
+)
 from joulebook.node.workloads.slurm.scontrol import Asker
 
 RECORD = """JobId=2 ArrayJobId=1 ArrayTaskId=7 JobName=train model
@@ -122,6 +128,48 @@ def test_the_first_task_of_an_array_comes_with_others() -> None:
     answer = parse_job(RECORD + other, "1")
     assert answer is not None and not answer.doubtful
     assert answer.array_task_id == "8"
+
+
+ARRAY, HET = "ArrayJobId=1 ArrayTaskId=7 ", "HetJobId=2 HetJobOffset=0 "
+HET_SET = "\n   HetJobIdSet=2-3"
+
+
+@pytest.mark.parametrize(
+    ("keys", "after", "array"),
+    [
+        ("", "", ("", "")),
+        (ARRAY, "", ("1", "7")),
+        # --array=1-40%5
+        (f"{ARRAY}ArrayTaskThrottle=5 ", "", ("1", "7")),
+        ("ArrayJobId=1 ArrayTaskId=3,8-40%5 ArrayTaskThrottle=5 ", "", ("1", "3,8-40%5")),
+        (HET, HET_SET, ("", "")),
+        (ARRAY + HET, HET_SET, ("1", "7")),
+        ("SLUID=s8FXKTA79XAR00 " + ARRAY, "", ("1", "7")),
+    ],
+)
+@pytest.mark.parametrize("name", ["train model", f"x{HET_SET}", "x JobName=y ArrayTaskId=9 "])
+def test_what_the_controller_says_of_an_array_and_of_components_is_no_name(
+    name: str, keys: str, after: str, array: tuple[str, str]
+) -> None:
+    text = RECORD.replace(f"{ARRAY}JobName=train model", f"{keys}JobName={name}{after}")
+    wanted = msgspec.structs.replace(
+        ANSWER, name=" ".join(name.split()), array_job_id=array[0], array_task_id=array[1],
+        het_job_id="2" if HET in keys else "", het_offset="0" if HET in keys else "",
+    )  # fmt: skip
+    assert parse_job(text, "2") == wanted
+    assert parse_job(text, "2", name) == wanted
+
+
+def test_of_many_each_is_read_as_if_asked_for_alone() -> None:
+    second = RECORD.replace("JobId=2 ", "JobId=3 ").replace("Restarts=3", "Restarts=0")
+    text = RECORD + second + RECORD.replace("JobId=2 ", "JobId=4 ") * 2
+    found = parse_jobs(text, {"2", "3", "4", "5"})
+    assert found == {
+        "2": ANSWER,
+        "3": msgspec.structs.replace(ANSWER, job_id="3", restart_count=0),
+        "4": JobAnswer("4", doubtful=True),
+    }
+    assert found == {job: parse_job(text, job) for job in found}
 
 
 HOSTILE = [

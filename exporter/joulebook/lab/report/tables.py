@@ -1,0 +1,194 @@
+"""The tables of a statement: by stage, by outcome, of its key figures, and of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from joulebook.core.report.run_roles import NOT_STATED
+from joulebook.core.sanitize import one_line
+from joulebook.lab.report import wording
+from joulebook.lab.report.model import Figure, RunRow, StageRow, Statement
+
+MOST_RUNS = 25
+"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
+
+_NAME_CHARS = 60
+
+
+class DataTable(Struct, frozen=True):
+    """A table with one unit for each column.
+
+    Attributes:
+        right: The columns of figures, which stand right.
+        spare: Columns that may be left out where there is no room, the least needed first.
+        ruled: The rows that a rule stands over.
+        notes: What stands below it.
+
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int] = frozenset()
+    spare: tuple[int, ...] = ()
+    ruled: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def without(self, unused: Callable[[int], bool]) -> DataTable:
+        """Return the table without the columns that are unused."""
+        kept = [n for n in range(len(self.columns)) if not unused(n)]
+        at = {old: new for new, old in enumerate(kept)}
+        return DataTable(
+            self.caption,
+            tuple(self.columns[n] for n in kept),
+            tuple(tuple(row[n] for n in kept) for row in self.rows),
+            frozenset(at[n] for n in self.right if n in at),
+            tuple(at[n] for n in self.spare if n in at),
+            self.ruled,
+            self.notes,
+        )
+
+
+def has_stages(statement: Statement) -> bool:
+    """Return whether anybody stated a stage."""
+    return any(row.stage != NOT_STATED for row in statement.stages.rows)
+
+
+RUNS = 1
+"""The column of how many runs there are, in the table by stage."""
+
+
+def by_stage(statement: Statement) -> DataTable:
+    """Return what was spent on each stage; last all of it, and final runs against development."""
+    stages = statement.stages
+    rows = [*stages.rows, stages.total]
+    if stages.final is not None and stages.development is not None and stages.final.runs:
+        rows += [stages.final, msgspec.structs.replace(stages.development, stage="all others")]
+    if stages.lost.runs:
+        rows.append(stages.lost)
+    facility = all(row.facility_kwh is not None for row in rows)
+    kinds = sorted({kind for row in rows for kind in row.cost})
+    columns: list[tuple[str, list[str]]] = [("stage", [row.stage for row in rows])]
+    columns.append(("runs", [f"{row.runs:,}" for row in rows]))
+    columns.append(("GPU-h", wording.column([row.gpu_hours for row in rows], "")[1]))
+    for values, unit in (
+        ([row.facility_kwh if facility else row.energy_kwh for row in rows], "kWh"),
+        ([row.co2e_kg for row in rows], "kg CO2e"),
+        ([row.water_l for row in rows], "L"),
+    ):
+        scaled, cells = wording.column(values, unit)
+        columns.append((scaled, cells))
+    for currency in sorted({kind.rpartition("_")[2] for kind in kinds}):
+        mine = [kind for kind in kinds if kind.rpartition("_")[2] == currency]
+        cost = [sum(row.cost.get(kind, 0.0) for kind in mine) for row in rows]
+        columns.append((currency, wording.column(cost, "")[1]))
+    columns.append(("%", [f"{row.percent:.1f}" for row in rows]))
+    at = len(stages.rows)
+    found = DataTable(
+        f"{statement.title}: energy{'' if facility else ' of the machines'} by stage",
+        tuple(name for name, _ in columns),
+        tuple(zip(*(cells for _, cells in columns), strict=True)),
+        frozenset(range(1, len(columns))),
+        (RUNS, 2, *range(6, len(columns) - 1), 5),
+        frozenset({at} | ({at + 1} if len(rows) > at + 1 else set())),
+        (_of_stages(statement),),
+    )
+    return found.without(lambda n: n > 0 and all(row[n] == "-" for row in found.rows))
+
+
+def _of_stages(statement: Statement) -> str:
+    stages = statement.stages
+    where = "the machines, without PUE"
+    if stages.total.facility_kwh is not None:
+        where = "the facility"
+    said = f"Energy is that of {where}; runs of any outcome are in it."
+    if stages.lost.runs:
+        said += " Without a result: failed, cancelled and preempted runs."
+    return said
+
+
+_OUTCOMES = ("completed", "failed", "cancelled", "preempted", "running", "not_known")
+
+
+def by_outcome(statement: Statement) -> DataTable:
+    """Return how the runs of each stage ended."""
+    rows = [*statement.stages.rows, statement.stages.total]
+
+    def cells(row: StageRow) -> tuple[str, ...]:
+        return (row.stage, *(f"{getattr(row, name):,}" for name in _OUTCOMES))
+
+    whole = DataTable(
+        "Runs by stage and outcome",
+        ("stage", *(name.replace("_", " ") for name in _OUTCOMES)),
+        tuple(map(cells, rows)),
+        frozenset(range(1, 1 + len(_OUTCOMES))),
+        (5, 6, 4, 3),
+        frozenset({len(rows) - 1}),
+    )
+    return whole.without(lambda n: n > 0 and whole.rows[-1][n] == "0")
+
+
+def key_figures(statement: Statement) -> DataTable:
+    """Return the figures that papers are asked for, where no stages are known."""
+    energy, carbon = statement.energy, statement.carbon
+    shown: list[tuple[str, Figure]] = [
+        ("GPU-hours", statement.inventory.gpu_hours),
+        ("Energy of accelerators", energy.gpu),
+        ("Energy of nodes", energy.it),
+        ("Energy of the facility", energy.facility),
+        ("CO2e, location-based", carbon.location_based),
+        ("CO2e, embodied", carbon.embodied),
+        ("Water", carbon.water),
+        *((f"Cost of {each.kind}", each.cost) for each in statement.cost),
+    ]
+    percent = statement.quality.uncertainty.value or 0.0
+    rows = tuple(
+        (label, wording.rounded(figure, percent))
+        for label, figure in shown
+        if figure.value is not None
+    )
+    return DataTable(
+        f"{statement.title}: energy, CO2e and cost", ("", "value"), rows, frozenset({1})
+    )
+
+
+RUN_COLUMNS = (
+    "run",
+    "stage",
+    "outcome",
+    "role",
+    "GPUs",
+    "GPU-h",
+    "energy (kWh)",
+    "idle (kWh)",
+    "CO2e (kg)",
+)
+"""The first four are words, the others figures."""
+
+
+def of_runs(statement: Statement) -> DataTable:
+    """Return the runs with the most energy, in the order in which they began."""
+    by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
+    rows = tuple(_run(run) for run in statement.runs if run in by_energy)
+    whole = DataTable(
+        "Runs", RUN_COLUMNS, rows, frozenset(range(4, len(RUN_COLUMNS))), (7, 4, 3, 5, 8, 1)
+    )
+    staged = has_stages(statement)
+    return whole.without(lambda n: n == 1 and not staged)
+
+
+def _run(run: RunRow) -> tuple[str, ...]:
+    return (
+        one_line(run.id, _NAME_CHARS),
+        one_line(run.stage, _NAME_CHARS),
+        run.state,
+        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
+        str(run.gpus),
+        wording.number(run.gpu_hours),
+        wording.number(run.energy_kwh),
+        wording.number(run.idle_energy_kwh),
+        wording.NOT_KNOWN if run.co2e_kg is None else wording.number(run.co2e_kg),
+    )
