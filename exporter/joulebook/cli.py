@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from joulebook.errors import JoulebookError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _MOST_CHARS = 20_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of the command line that is not UTF-8."""
 
 
 class Entry(NamedTuple):
@@ -148,6 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _refused(words, f"{error.filename}: {error.strerror}")
+    except UnicodeEncodeError:
+        odd = next((word for word in words if _SURROGATE.search(word)), None)
+        if odd is None:
+            raise
+        return _refused(words, f"{odd!a}: not UTF-8")
 
 
 def _refused(words: Sequence[str], why: str) -> int:

@@ -205,3 +205,13 @@ def test_no_more_is_read_than_wanted(tmp_path: Path) -> None:
         read_named(Path("/dev/zero"), 1_000)
     with pytest.raises(ConfigError, match="embedded null byte"):
         read_named(Path("a\0b"), 1_000)
+
+
+def test_arguments_that_are_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["leaderboard", "results.csv", "--mlflow", "\udcff"],
+        ["report", "--experiment", "\udcff"],
+        ["job", "\udcff"],
+    ):
+        assert cli.main(words) in {1, 2}, words
+        assert "joulebook" in capsys.readouterr().err, words

@@ -75,6 +75,7 @@ def test_closed_ledger_is_one_plain_file(open_store: Open, path: Path) -> None:
     assert open_store().load() == (books, anchor(books))
 
 
+# Books are large: three at a time often need more data than hypothesis gives to one example.
 @settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.data_too_large])
 @given(st.lists(BOOKS, min_size=1, max_size=3), st.data())
 def test_random_books_come_back(states: list[Books], data: st.DataObject) -> None:
