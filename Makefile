@@ -23,10 +23,10 @@ endif
 help: ## list these targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
 
-run: ## run the daemon here; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
+run: ## run the daemon and a lab server; without an NVIDIA card, on a recorded trace (ARGS="--config ...")
 	@tools/venv product
 	@mkdir -p .build/demo .build/run
-	@exec $(BIN)/joulebook run $(RUN_FLAGS) $(ARGS)
+	@exec $(if $(ARGS),$(BIN)/joulebook run,tools/run) $(RUN_FLAGS) $(ARGS)
 
 test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
 
@@ -107,6 +107,9 @@ pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and 
 bench: dev ## benchmarks, with peers beside them
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+gpu: dev ## what only a real NVIDIA GPU can show (ARGS="--load COMMAND --trace FILE.jsonl.gz")
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 deb: dev ## the Debian package for the release this runs on, in .build/packages
 	@packaging/deb
 
@@ -120,5 +123,5 @@ clean: ## remove all that make made, .venv included
 	@rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: help run test bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
+.PHONY: help run test gpu bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
 	pictures bench deb image lock clean

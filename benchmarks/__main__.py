@@ -20,6 +20,7 @@ NAMES = {
     "boundary": "from a job's start to the first reading",
     "accuracy": "error of a job's energy, by method",
     "store": "what a commit costs",
+    "audit": "what the audit of the energy counters costs",
     "host": "what the energy of CPU and memory costs in a tick",
     "pods": "a Kubernetes node with 30 pods churning: memory, and calls to the API server (root)",
     "dashboards": "queries of Lab overview over 30 days, 200 nodes and 20,000 jobs a day",

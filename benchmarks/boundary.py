@@ -41,7 +41,7 @@ class Watch:
         """Do `act`, which returns when it began (`perf_counter_ns`), once the driver is quiet."""
         time.sleep(self._chance.uniform(0, 0.2))  # at any phase of the tick
         self._wait_for_quiet()
-        reads, looks = self._calls()
+        reads, polls = self._calls()
         began_ns = act()
         while True:
             now_reads, _ = self._calls()
@@ -53,7 +53,7 @@ class Watch:
                 return
             time.sleep(STEP_S)
         time.sleep(0.002)
-        if self._calls()[1] == looks:  # else a tick came just then, and it may have been its look
+        if self._calls()[1] == polls:  # else a tick came just then, and it may have been its look
             self.took_ms.append(took_ms)
 
     def _calls(self) -> tuple[int, int]:

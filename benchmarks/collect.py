@@ -8,156 +8,91 @@ so that a bill's time is measured at its full size.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import msgspec
+import psutil
 from tests.integration.postgresql import PostgreSql, running
 
+import joulebook
+from benchmarks.collect_lab import (
+    BEGIN_S,
+    GPUS,
+    LAB_JOBS,
+    LAB_NODES,
+    MONTH,
+    RUNS,
+    Feed,
+    fill,
+    sweep,
+)
 from benchmarks.table import Table, median
 from benchmarks.world import BUILD
-from joulebook.core.ledger.export import (
-    MAX_ROWS,
-    VERSION,
-    ChargedRow,
-    ChargeRow,
-    MeterRow,
-    PostingRow,
-    PostingsPage,
-    RateRow,
-    WorkloadRow,
-)
-from joulebook.core.report.dataset import Selection
-from joulebook.lab.collected import bills, check, ingest
-from joulebook.lab.collected.database import Database, connect
-from joulebook.lab.collected.report_query import CollectedSource
-from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
+from joulebook.config.lab import Collect
+from joulebook.core.ledger.export import PostingsPage
+from joulebook.lab.collect.metrics import make_collector
+from joulebook.lab.collected import bills, check, compact, ingest
+from joulebook.lab.collected.database import Database, opened
+from joulebook.lab.collected.months import after
 
-LAB_NODES = 1_000
-LAB_JOBS = 20_000
-GPUS = 8
-JOBS_AT_A_TIME = 4
-JOBS_A_DAY = LAB_JOBS // LAB_NODES
-ITEMS = ("electricity", "hardware", "co2e")
-BEGIN_S = 1_793_491_200
-"""2026-11-01T00:00Z."""
-
-_USED = """
-INSERT INTO used
-WITH RECURSIVE job (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM job WHERE n < ?)
-SELECT 1 + n % 1000, ? + 86400 * (n % 30), 202611, 1000000 + n, 1 + n % ?, 'gpu',
-       17000000000000 + n, 500000000000, 34560000000000 FROM job
-"""
-_BILLED = """
-INSERT INTO billed
-WITH RECURSIVE job (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM job WHERE n < ?)
-SELECT 1 + n % 1000, ? + 86400 * (n % 30), 202611, 1000000 + n, 1 + n % ?, ?, ?,
-       1 + n % 7, 123456789, n FROM job
-"""
-
-
-class Feed:
-    """What a node tells of some days: `GPUS` cards, four jobs at a time on two cards each."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.seq = self._told = 0
-        self.energy_uj = [0] * GPUS
-        self.charged = [0] * len(ITEMS)
-        self._waiting: list[WorkloadRow | PostingRow | ChargeRow | RateRow] = []
-        self._jobs: dict[int, WorkloadRow] = {}
-
-    def _next(self) -> int:
-        self.seq += 1
-        return self.seq
-
-    def quarter(self, n: int) -> None:
-        """Book the n-th quarter hour."""
-        quarter_s = BEGIN_S + 900 * n
-        turn = n * JOBS_A_DAY // (96 * JOBS_AT_A_TIME)
-        for place in range(JOBS_AT_A_TIME):
-            job = 1 + turn * JOBS_AT_A_TIME + place
-            if job not in self._jobs:
-                name = f"{self.number * 1_000_000 + job}"
-                self._jobs[job] = WorkloadRow(
-                    job, self._next(), "slurm", name, name, "train", f"user{job % 40}",
-                    f"account{self.number % 10}", f"experiment{job % 50}", quarter_s * 10**9, None,
-                    True, 2, "prolog", {"partition": "a100"},
-                )  # fmt: skip
-                self._waiting.append(self._jobs[job])
-            for card in (2 * place, 2 * place + 1):
-                energy_uj = 450_000_000_000 + n
-                self.energy_uj[card] += energy_uj
-                self._waiting.append(
-                    PostingRow(self._next(), quarter_s, card + 1, job, "", "counter", "prolog",
-                               energy_uj, n, 900 * 10**9)
-                )  # fmt: skip
-            for kind, item in enumerate(ITEMS):
-                self.charged[kind] += 1
-                currency = "" if item == "co2e" else "EUR"
-                self._waiting.append(
-                    ChargeRow(self._next(), quarter_s, job, "", item, currency, 0, 1, 0)
-                )
-        for quantity in ("price", "carbon", "pue"):
-            self._waiting.append(
-                RateRow(self._next(), quarter_s, quantity, 200 + n % 24, "unit", "feed", "measured",
-                        450_000_000_000 * GPUS, 0)
-            )  # fmt: skip
-
-    def pages(self) -> Iterator[PostingsPage]:
-        """All that is waiting, in pages as a daemon makes them."""
-        while self._waiting:
-            some, self._waiting = self._waiting[:MAX_ROWS], self._waiting[MAX_ROWS:]
-            postings = tuple(row for row in some if isinstance(row, PostingRow))
-            charges = tuple(row for row in some if isinstance(row, ChargeRow))
-            named = {row.workload_id for row in postings} | {row.workload_id for row in charges}
-            yield PostingsPage(
-                VERSION, f"n{self.number:04}", "", f"{self.number:032x}", 0, self._told,
-                some[-1].seq, self.seq, BEGIN_S,
-                tuple(MeterRow(i + 1, "gpu", f"GPU-{self.number}-{i}", "NVIDIA H100", e, 0)
-                      for i, e in enumerate(self.energy_uj)),
-                tuple(ChargedRow(item, "" if item == "co2e" else "EUR", (0, n, 0), (0, 0, 0))
-                      for item, n in zip(ITEMS, self.charged, strict=True)),
-                tuple(self._jobs[job] for job in sorted(named)),
-                postings, charges, tuple(row for row in some if isinstance(row, RateRow)),
-            )  # fmt: skip
-            self._told = some[-1].seq
+PAGES_A_SECOND = 10_000 / 300
 
 
 def run(args: argparse.Namespace) -> list[Table]:
     """Both engines, one after the other."""
     nodes, days = (10, 1) if args.quick else (60, 2)
-    month_jobs = 50_000 if args.quick else LAB_JOBS * 30
-    growth = Table(
-        f"The collected ledger: {nodes} nodes for {days} days, {GPUS} cards each",
-        ["engine", "rows", "rows/s", "ms a page of one node", "nodes/s", "B a row",
-         "GiB a year of 1,000 nodes"],
+    jobs, runs = (50_000, 1_000) if args.quick else (LAB_JOBS * 30, RUNS)
+    return tables(nodes, days, jobs, runs)
+
+
+def tables(nodes: int, days: int, jobs: int, runs: int) -> list[Table]:
+    """Measure with so many nodes for so many days, jobs in a month, and runs of an experiment."""
+    intake = Table(
+        f"Intake of the collected ledger: {nodes} nodes for {days} days, {GPUS} cards each",
+        ["engine", "rows", "rows/s", "CPU ms a page", "of the collector", "of the server",
+         "% of a core at 33 pages/s"],
     )  # fmt: skip
-    growth.notes = [
-        "backfill in pages of 5,000 rows; ms a page: one quarter hour of one node, as asked every "
-        "5 minutes (1,000 nodes are 3.3 nodes/s)",
-        "GiB a year: reckoned from the bytes a row and the rows a node and day, not measured",
+    intake.notes = [
+        "rows/s: backfill in pages of 5,000 rows; a page otherwise is one quarter hour of one node,"
+        " as asked every 5 minutes (10,000 nodes are 33 pages/s)",
+        "the collector asks by HTTP, decodes, checks and writes; CPU time, so that other programs "
+        "count little",
     ]
+    growth = Table(
+        "Bytes of a node's day on disk, and GiB of 1,000 nodes and 20,000 jobs a day",
+        ["engine", "quarter hours", "compacted", "a month of quarter hours", "a year compacted",
+         "CPU s to compact a node's month"],
+    )  # fmt: skip
     asked = Table(
-        f"Questions to it, ms: bills over {month_jobs:,} jobs of one month (20,000 a day is "
-        f"{LAB_JOBS * 30:,})",
-        ["engine", "bill of the month", "bill of one account", "months", "report, one experiment",
-         "its postings", "check of all"],
+        f"Questions: bills over {jobs:,} jobs of a month, a statement on {runs:,} runs",
+        ["engine", "bill, CPU ms", "bill, ms", "one account, ms", "months, ms",
+         "statement, CPU s", "its MiB", "check of all, ms"],
     )  # fmt: skip
     asked.notes = [
-        "report and check run over the rows of the table above; a report reads by index what its "
-        "experiment has, so its time goes with its own postings; the check reads everything"
+        f"20,000 jobs a day are {LAB_JOBS * 30:,} in a month; a statement is the process of "
+        "`joulebook report --format json`"
     ]
     with ExitStack() as stack:
         server: PostgreSql = stack.enter_context(running())
         folder = Path(tempfile.mkdtemp(dir=_place()))
         stack.callback(shutil.rmtree, folder)
         for url in (f"sqlite://{folder}/collected.db", server.new()):
-            _engine(url, nodes, days, month_jobs, growth, asked)
-    return [growth, asked]
+            with opened(url, create=True) as database:
+                rest = _intake(database, url, nodes, days, intake)
+                _growth(database, url, nodes, days, growth, rest)
+                _questions(database, url, jobs, runs, asked)
+    return [intake, growth, asked]
 
 
 def _place() -> Path:
@@ -165,47 +100,151 @@ def _place() -> Path:
     return BUILD
 
 
-def _engine(url: str, nodes: int, days: int, month_jobs: int, growth: Table, asked: Table) -> None:
-    database = connect(url, create=True)
+def _intake(database: Database, url: str, nodes: int, days: int, table: Table) -> float:
+    """Returns the bytes of a node's day beside its quarter hours."""
     feeds = [Feed(number) for number in range(1, nodes + 1)]
-    empty = _bytes(database)
     rows, spent_s = 0, 0.0
     for feed in feeds:
         for n in range(96 * days):
             feed.quarter(n)
         taken, seconds = _take(database, feed)
         rows, spent_s = rows + taken, spent_s + seconds
-    a_row = (_bytes(database) - empty) / rows
-    steady_ms = []
-    for n in range(96 * days, 96 * days + 3):
-        for feed in feeds:
-            feed.quarter(n)
-            steady_ms.append(_take(database, feed)[1] * 1e3)
-    growth.add(
+    # Bills by day, workloads and what nodes know of them: what grows, and is not compacted.
+    rest = _bytes(database, "used", "billed", "workloads", "facts") / nodes / days
+    feed = Feed(nodes + 1)
+    pages: list[PostingsPage] = []
+    for n in range(96 * days):
+        feed.quarter(n)
+        pages += feed.pages()
+    # A node that is behind: each page is asked for as soon as the one before is written.
+    last = {"last": pages[-1].last, "meters": pages[-1].meters, "charged": pages[-1].charged}
+    bodies = {page.since: msgspec.json.encode(msgspec.structs.replace(page, **last))
+              for page in pages}  # fmt: skip
+    with _served(bodies) as target, tempfile.NamedTemporaryFile("w", dir=_place()) as token:
+        token.write("bench")
+        token.flush()
+        before = _server_s(url)
+        began = time.process_time()
+        settings = Collect(targets=(target,), url=url, token_file=token.name)
+        collector = make_collector(settings)
+        assert collector.once(), collector.roll.targets[target].problem
+        mine = time.process_time() - began
+        theirs = _server_s(url) - before
+    ms = 1e3 * (mine + theirs) / len(pages)
+    table.add(
         url.partition(":")[0],
         rows,
         round(rows / spent_s),
-        median(steady_ms),
-        1e3 / median(steady_ms),
-        a_row,
-        a_row * rows / nodes / days * LAB_NODES * 365 / 2**30,
+        ms,
+        1e3 * mine / len(pages),
+        1e3 * theirs / len(pages) if database.lock else None,
+        ms * PAGES_A_SECOND / 10,
     )
-    checked_ms = _ms(lambda: check.check(database))
-    source = CollectedSource(url)
-    wanted = Selection(experiments=frozenset({"experiment7"}), accounts=frozenset({"account1"}))
-    found = len(source.account(0, 1 << 40, wanted).postings)
-    report_ms = _ms(lambda: source.account(0, 1 << 40, wanted))
-    _fill(database, month_jobs)
-    asked.add(
+    return rest
+
+
+@contextmanager
+def _served(bodies: Mapping[int, bytes]) -> Iterator[str]:
+    """A node in a process of its own, which answers with these pages."""
+
+    class Page(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = bodies[int(parse_qs(urlsplit(self.path).query)["since"][0])]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        process.terminate()
+        process.join(10)
+        server.server_close()
+
+
+def _server_s(url: str) -> float:
+    """CPU seconds of all PostgreSQL processes of ours, ended ones too."""
+    if url.startswith("sqlite"):
+        return 0.0
+    found = 0.0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "postgres":
+                times = process.cpu_times()
+                found += times.user + times.system + times.children_user + times.children_system
+    return found
+
+
+def _growth(database: Database, url: str, nodes: int, days: int, table: Table, rest: float) -> None:
+    quarters = _bytes(database, *QUARTERS)
+    began = time.process_time()
+    bills.close(database, MONTH, "bench", BEGIN_S + 40 * 86_400)
+    (done,) = compact.compact(database, BEGIN_S + 40 * 86_400)
+    spent_s = time.process_time() - began
+    compacted = _bytes(database, *QUARTERS)
+    a_day, small = (each / (nodes + 1) / days + rest for each in (quarters, compacted))
+    table.add(
         url.partition(":")[0],
-        _ms(lambda: bills.bill(database, 202611)),
-        _ms(lambda: bills.bill(database, 202611, "account1")),
+        round(a_day),
+        round(small),
+        a_day * LAB_NODES * 30 / 2**30,
+        small * LAB_NODES * 365 / 2**30,
+        spent_s / done.ledgers * 30 / days,
+    )
+
+
+QUARTERS = ("postings", "charges", "rates_used", "day_rates")
+
+
+def _bytes(database: Database, *tables: str) -> int:
+    """Bytes of tables with their indexes and partitions."""
+    if database.lock:
+        ((found,),) = database.rows(
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r'"
+            f" AND relname ~ '^({'|'.join(tables)})(_[0-9]{{6}}|)$'"
+        )
+    else:
+        ((found,),) = database.rows(
+            "SELECT sum(pgsize - unused) FROM dbstat WHERE aggregate = TRUE AND name IN (SELECT"
+            f" name FROM sqlite_master WHERE tbl_name IN ({', '.join(map(repr, tables))}))"
+        )
+    return int(found)
+
+
+def _questions(database: Database, url: str, jobs: int, runs: int, table: Table) -> None:
+    checked_ms = _ms(lambda: check.check(database))
+    sweep(database, runs)
+    report = subprocess.Popen(
+        [sys.executable, "-m", "joulebook", "report", "--collected", url, "--experiment", "sweep",
+         "--format", "json", "--output", str(_place() / "statement.json")],
+        env={**os.environ, "PYTHONPATH": str(Path(joulebook.__file__).parents[1])},
+    )  # fmt: skip
+    _, status, spent = os.wait4(report.pid, 0)
+    assert status == 0
+    report.returncode = 0
+    fill(database, jobs)
+    month = after(MONTH)
+    began = time.process_time()
+    bills.bill(database, month)
+    table.add(
+        url.partition(":")[0],
+        1e3 * (time.process_time() - began),
+        _ms(lambda: bills.bill(database, month)),
+        _ms(lambda: bills.bill(database, month, "account1")),
         _ms(lambda: bills.periods(database)),
-        report_ms,
-        found,
+        spent.ru_utime + spent.ru_stime,
+        spent.ru_maxrss / 1024,
         checked_ms,
     )
-    database.close()
 
 
 def _take(database: Database, feed: Feed) -> tuple[int, float]:
@@ -218,28 +257,6 @@ def _take(database: Database, feed: Feed) -> tuple[int, float]:
         assert taken is not None
         rows += taken.rows
     return rows, spent_s
-
-
-def _fill(database: Database, jobs: int) -> None:
-    """Bills of a whole lab's month, each job on one node and day."""
-    owners = {
-        BilledOwner("", f"account{n % 10}", f"user{n % 40}", f"experiment{n}") for n in range(500)
-    }
-    with database.transaction():
-        numbered(database, OWNER, owners)
-        ((last,),) = database.rows("SELECT max(id) FROM owners")
-        database.rows(_USED, [jobs - 1, BEGIN_S, last])
-        for item in ITEMS:
-            currency = "" if item == "co2e" else "EUR"
-            database.rows(_BILLED, [jobs - 1, BEGIN_S, last, item, currency])
-    database.rows("ANALYZE")
-
-
-def _bytes(database: Database) -> int:
-    if database.lock:
-        return int(database.rows("SELECT pg_database_size(current_database())")[0][0])
-    ((pages,),), ((size,),) = database.rows("PRAGMA page_count"), database.rows("PRAGMA page_size")
-    return int(pages * size)
 
 
 def _ms(act: Callable[[], object]) -> float:

@@ -39,14 +39,14 @@ def _table(directory: Path, rounds: int) -> Table:
     use = HostUsageReader(clock, proc=machine.proc)
     groups = [_group(directory, job) for job in range(JOBS)]
     rows: list[Sequence[Cell]] = [
-        _row("RAPL: a look at 4 zones", lambda: sensor.look(processes=False), rounds),
+        _row("RAPL: a look at 4 zones", lambda: sensor.poll(processes=False), rounds),
         _row(f"snapshot of {JOBS} cgroups", lambda: use.snapshot(groups), rounds),
     ]
     books, policy = Books(), BookingPolicy(settle_ns=3 * NS_PER_S)
 
     def tick() -> None:
         nonlocal books
-        readings = sensor.look(processes=False).readings
+        readings = sensor.poll(processes=False).readings
         snapshot = use.snapshot(groups)
         assert snapshot is not None
         began = time.thread_time_ns()

@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of the command line that is not UTF-8."""
 
 
-class Entry(NamedTuple):
+class Verb(NamedTuple):
     """A command: its module and name below `commands`, and one line of help."""
 
     place: str
@@ -33,51 +33,51 @@ class Entry(NamedTuple):
 
 GROUPS = {
     "the daemon of a node": {
-        "run": Entry(
+        "run": Verb(
             "daemon.run:run", "Run the daemon: read the GPUs, book energy to jobs, serve /metrics."
         ),
-        "doctor": Entry(
+        "doctor": Verb(
             "doctor.doctor:doctor",
             "Check what this node can measure, and how to fix what it cannot.",
         ),
-        "config": Entry(
-            "daemon.control:config", "Print the effective configuration with comments."
-        ),
-        "hooks": Entry("daemon.hooks:hooks", "Install or remove SLURM Prolog and Epilog hooks."),
-        "release": Entry(
+        "config": Verb("daemon.control:config", "Print the effective configuration with comments."),
+        "hooks": Verb("daemon.hooks:hooks", "Install or remove SLURM Prolog and Epilog hooks."),
+        "release": Verb(
             "daemon.control:let_go", "Release the GPU driver for a while (MIG change, upgrade)."
         ),
-        "health": Entry("health:health", "Check whether this node's daemon is alive."),
+        "health": Verb("health:health", "Check whether this node's daemon is alive."),
     },
     "energy and what it costs": {
-        "top": Entry("top.top:top", "Show what is drawing power on this node."),
-        "job": Entry("job.job:job", "Show the energy and cost of a job."),
-        "mark": Entry("", "Run a command and book its energy to an experiment."),
-        "rates": Entry(
+        "top": Verb("top.top:top", "Show what is drawing power on this node."),
+        "job": Verb("job.job:job", "Show the energy and cost of a job."),
+        "mark": Verb("", "Run a command and book its energy to an experiment."),
+        "rates": Verb(
             "rates:rates", "Show the current price and carbon intensity, with their sources."
         ),
     },
     "publish": {
-        "report": Entry(
+        "report": Verb(
             "report.report:report", "List experiments, or write a statement for a paper."
         ),
-        "verify": Entry(
+        "verify": Verb(
             "verify:verify", "Check a published statement, and recompute it from its rows."
         ),
-        "leaderboard": Entry("leaderboard:leaderboard", "Rank results by accuracy and energy."),
-        "mlflow": Entry("leaderboard:mlflow", "Write measured energy to MLflow runs."),
+        "leaderboard": Verb("leaderboard:leaderboard", "Rank results by accuracy and energy."),
+        "mlflow": Verb("leaderboard:mlflow", "Write measured energy to MLflow runs."),
     },
     "the lab, from many nodes": {
-        "collect": Entry("lab:collect", "Collect the ledgers of many nodes into one."),
-        "bill": Entry("lab:bill", "Show, close or correct the bill of a month."),
-        "relabel": Entry("lab:relabel", "Move a workload to another experiment or account."),
+        "lab": Verb("lab:lab", "Serve pages and an API over the collected ledger; collect."),
+        "acct": Verb("acct:acct", "Show the energy and cost of your jobs, from the lab server."),
+        "collect": Verb("lab:collect", "Collect the ledgers of many nodes into one."),
+        "bill": Verb("lab:bill", "Show, close or correct the bill of a month."),
+        "relabel": Verb("lab:relabel", "Move a workload to another experiment or account."),
     },
     "traces": {
-        "record": Entry("trace.record:record", "Record sensor readings to a trace."),
-        "calibrate": Entry(
+        "record": Verb("trace.record:record", "Record sensor readings to a trace."),
+        "calibrate": Verb(
             "trace.calibrate:calibrate", "Fit GPU readings to those of a power meter."
         ),
-        "replay": Entry("trace.replay:replay", "Replay a trace and show what is booked."),
+        "replay": Verb("trace.replay:replay", "Replay a trace and show what is booked."),
     },
 }
 """Every command, under its heading in `joulebook --help`."""

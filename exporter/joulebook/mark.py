@@ -7,15 +7,20 @@ it), and signals sent to this process are forwarded to it.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from joulebook.experiment_span import experiment
+from joulebook.experiment_span import DIRECTORY, VARIABLE, experiment
 
 NOT_FOUND, NOT_RUN = 127, 126
+
+_SCHEDULED = {"SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"}
+"""Where one of these is set, the scheduler names the experiment."""
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
@@ -32,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command", metavar="COMMAND", nargs="+", help="command to run; put -- before it"
     )
     args = parser.parse_args(argv)
+    directory = Path(os.environ.get(VARIABLE) or DIRECTORY)
+    if not directory.is_dir() and not os.environ.keys() & _SCHEDULED:
+        print(
+            f"joulebook mark: {directory} does not exist, so nothing is booked to {args.name!r}: "
+            "is the daemon running here? (joulebook doctor)",
+            file=sys.stderr,
+        )
     with experiment(args.name):
         return _run(args.command)
 

@@ -39,7 +39,7 @@ class Watch:
         self._daemon = daemon
         self._highest: dict[object, float] = {}
 
-    def look(self) -> None:
+    def poll(self) -> None:
         for key, value in self._daemon.metrics().items():
             if key[0].startswith("joulebook_") and key[0].endswith("_joules_total"):
                 assert value >= self._highest.get(key, 0), f"{key} fell to {value}"
@@ -59,17 +59,17 @@ def test_kill_9_again_and_again(lab: Lab, home: Path, commit_s: str) -> None:
         # A job that begins just before a kill is not on record yet, and proves nothing.
         until("the long jobs on record", lambda: set(jobs[:2]) <= holders(daemon))
         for pause_s in (1.3, 2.1, 0.7, 3.4):
-            watch.look()
+            watch.poll()
             time.sleep(pause_s)
-            watch.look()
+            watch.poll()
             daemon.kill()
             time.sleep(0.4)
             daemon.start()
-            watch.look()
+            watch.poll()
         lab.slurm.run("scancel", *jobs[:2])
         lab.slurm.wait_done(*jobs, timeout_s=120)
         counters = at_rest(daemon)
-        watch.look()
+        watch.poll()
         assert_balanced(daemon, {name: counters[name] - before[name] for name in counters})
         assert_nobodys(remainder_uj(daemon), "daemon_down")
         # A job that held its card from before a kill until after it is proven to have held it.
@@ -154,7 +154,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
 
         lost = lab.scenario.inject("*", GPU_IS_LOST, gpu=1)
         until("the gap of the lost card", lambda: gap(daemon, "GPU-01") > 0)
-        watch.look()
+        watch.poll()
         assert gap(daemon, "GPU-00") == 0, "the others go on"
         lab.scenario.clear(lost)
 
@@ -166,7 +166,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         assert get(f"{daemon.url}/metrics")[0] == 200, "a hung driver does not hold up a scrape"
         lab.scenario.clear(hung)
         until("/readyz after the hang", lambda: get(f"{daemon.url}/readyz")[0] == 200)
-        watch.look()
+        watch.poll()
 
         lab.slurm.run("scancel", *jobs[:2])
         # A reset: what card 2 had counted until then, and what it counts from zero after it.
@@ -174,7 +174,7 @@ def test_a_reset_a_lost_card_and_a_hang(lab: Lab, home: Path) -> None:
         lab.scenario.reset_counter(2)
         lab.slurm.wait_done(*jobs, timeout_s=120)
         counters = at_rest(daemon)
-        watch.look()
+        watch.poll()
         booked = meter_uj(daemon)
         for name in ("GPU-00", "GPU-01", "GPU-03"):
             assert booked[name] == counters[name] - before[name]

@@ -259,9 +259,7 @@ def collected(
         with LedgerReader(place.ledger) as reader:
             return msgspec.json.encode(reader.page("n1", "", since, ledger_id, limit=100))
 
-    server = Server(
-        "127.0.0.1:0", FakePages(), handover=PostingsPages(page, Tokens(home / "token"))
-    )
+    server = Server("127.0.0.1:0", FakePages(), export=PostingsPages(page, Tokens(home / "token")))
     server.start()
     url = postgresql.new()
     (home / "joulebook.toml").write_text(

@@ -46,7 +46,7 @@ def handover(ledger: Path, node: str, cluster: str, token: Path) -> PostingsPage
 def served(ledger: Path, node: str, token: Path, port: int) -> Iterator[None]:
     """The ledger of a daemon that has ended, where the daemon served it: nothing is booked now."""
     pages = handover(ledger, node, "", token)
-    server = Server(f"127.0.0.1:{port}", FakePages(), handover=pages)
+    server = Server(f"127.0.0.1:{port}", FakePages(), export=pages)
     server.start()
     try:
         yield
@@ -77,7 +77,7 @@ class LiveNode:
 
     def up(self) -> None:
         """Serve."""
-        self._server = Server(self._listen, FakePages(), self._web_config, handover=self._handover)
+        self._server = Server(self._listen, FakePages(), self._web_config, export=self._handover)
         self._server.start()
         self._listen = f"127.0.0.1:{self._server.port}"
 

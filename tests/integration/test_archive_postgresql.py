@@ -119,12 +119,12 @@ def test_a_collected_ledger_of_the_version_before_keeps_every_bill(
     import psycopg
     from tests.unit.lab.collected.test_migration import (
         _BOOKED,
-        FORMATS,
         STEP,
         collected_before,
         differences,
         every_bill,
     )
+    from tests.unit.ledger.test_migration import FORMATS
 
     from joulebook.lab.collected import check
     from joulebook.lab.collected.database import MIGRATIONS

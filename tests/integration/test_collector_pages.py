@@ -115,17 +115,33 @@ def test_a_database_that_is_none_of_ours_is_left_alone(node: LiveNode) -> None:
 
 
 def test_failures_wait_longer_each_time() -> None:
-    roll = TargetList(lot=lambda: 0.5)
-    roll.renew(["a", "b"], 0.0, spread_s=10)
-    assert roll.due(4.9, 9) == []
-    assert roll.due(5.0, 9) == ["a", "b"]
-    assert roll.due(5.0, 1) == ["a"]
+    states = TargetList(lot=lambda: 0.5)
+    states.renew(["a", "b"], 0.0, spread_s=10)
+    assert states.due(4.9, 9) == []
+    assert states.due(5.0, 1) == ["a"]
+    assert (states.due(5.0, 9), states.asked) == (["b"], 2)
+    assert states.due(5.0, 9) == []
     waits = []
     for _ in range(9):
-        roll.failed("a", 0.0, 300.0, "down", "no answer")
-        waits.append(roll.targets["a"].due)
+        states.failed("a", 0.0, 300.0, "down", "no answer")
+        waits.append(states.targets["a"].due)
     assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
-    roll.went_well("a", 100.0, 0.0, 300.0, behind=0)
-    assert roll.targets["a"].due == 400.0
-    roll.went_well("a", 100.0, 0.0, 300.0, behind=7)
-    assert roll.targets["a"].due == 100.0
+    states.went_well("a", 100.0, 0.0, 300.0, behind=0)
+    assert states.targets["a"].due == 400.0
+    states.went_well("a", 100.0, 0.0, 300.0, behind=7)
+    assert states.targets["a"].due == 100.0
+    assert (states.due(99.0, 9), states.due(100.0, 9), states.asked) == ([], ["a"], 2)
+    states.again("b", 100.0)
+    assert states.due(100.0, 9) == ["b"]
+
+
+def test_two_targets_that_are_one_node() -> None:
+    states = TargetList(lot=lambda: 0.5)
+    states.renew(["a", "b"], 0.0, spread_s=10)
+    states.found("a", ("", "n1"), "1")
+    assert states.twin("b", ("", "n1"), "2") == "a"
+    assert states.twin("b", ("", "n1"), "1") == states.twin("a", ("", "n1"), "2") == ""
+    states.found("a", ("", "n7"), "1")
+    assert states.twin("b", ("", "n1"), "2") == ""
+    states.renew(["b"], 0.0, spread_s=10)
+    assert states.twin("b", ("", "n7"), "2") == ""

@@ -50,7 +50,7 @@ ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 7 * DAY_S: 0.001, 30 * DAY_S: 0.002}
 """How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
 whole hours, and are compared with just those. The lab's older history is scraped seldom."""
 
-GOOD_NEWS = {"Gaps", "Not charged", "Throttling", "Used by others than the holder"}
+GOOD_NEWS = {"Gaps", "Not charged", "Throttling", "Used without an allocation"}
 """What may be empty: it says that all is well."""
 
 RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
@@ -421,13 +421,16 @@ def test_a_range_that_began_before_the_data_shows_all_there_was(
     """A fresh ledger and a fresh Prometheus, two hours old; it was scraped every 5 minutes."""
     at_s = START_S + 2 * HOUR_S
     window = Window(truth(), max(START_S, at_s - span_s), at_s)
-    slack = 2 * 300 / (at_s - window.t0_s)
-    for uid in ("joulebook-lab", "joulebook-waste"):
-        found = shown(server, uid, span_s, at_s=at_s)
-        for (board, title), answer in PANELS.items():
-            if board == uid and "share" not in title:
-                figures, true = figure(found[title, "A"]), sum(answer(window).values())
-                assert figures == pytest.approx(true, rel=slack, abs=1e-9), title
+    # What is new is held back for 2.5 scrapes, and the last one is up to 5 minutes old.
+    slack = 4 * 300 / (at_s - window.t0_s)
+    for uid, titles in (
+        ("joulebook-lab", ("Energy", "Cost", "CO2e", "GPU-hours")),
+        ("joulebook-waste", ("Unallocated", "Unallocated GPU-hours", "Cost of unallocated GPUs")),
+    ):
+        found = shown(server, uid, span_s, titles, at_s=at_s)
+        for title in titles:
+            true = sum(PANELS[uid, title](window).values())
+            assert figure(found[title, "A"]) == pytest.approx(true, rel=slack), title
 
 
 @SERVER
@@ -441,7 +444,7 @@ def test_ranges_at_the_edges_of_an_outage(server: Server, span_s: int, began_s: 
     window = Window(truth(), known_s, t0_s + span_s)
     for title in ("Energy", "Cost"):
         true = sum(PANELS["joulebook-lab", title](window).values())
-        assert figure(found[title, "A"]) == pytest.approx(true, rel=0.005), title
+        assert figure(found[title, "A"]) == pytest.approx(true, rel=0.01), title
 
 
 @SERVER
@@ -476,7 +479,9 @@ def test_days_are_those_of_the_range(server: Server, span_s: int, offset_h: int)
                     bars[int(t_s)] = bars.get(int(t_s), 0.0) + float(value)
     first_s = (END_S - span_s + offset_h * HOUR_S) // DAY_S * DAY_S - offset_h * HOUR_S
     assert sorted(bars) == list(range(first_s, END_S, DAY_S))
-    end_s = LAST_HOUR_S if values["use"] == "increase1h" else END_S
+    by_hours = values["use"] == "increase1h"  # of which the last and the first may be cut
     for t_s, kwh in bars.items():
-        true = Window(truth(), t_s, min(t_s + DAY_S, end_s)).kwh("experiment")[""]
-        assert kwh == pytest.approx(true, rel=0.01), t_s
+        true = Window(truth(), t_s, min(t_s + DAY_S, END_S)).kwh("experiment")[""]
+        assert kwh == pytest.approx(true, rel=0.01, abs=3.5 if by_hours else 0), t_s
+    whole = Window(truth(), first_s, END_S).kwh("experiment")[""]
+    assert sum(bars.values()) == pytest.approx(whole, rel=0.005)

@@ -61,8 +61,8 @@ def serve(ledger: Path, token_file: Path) -> Iterator[Callable[..., Server]]:
                 return msgspec.json.encode(reader.page("n1", "", since, ledger_id))
 
         def start(web_config: Path | None = None, *, on: bool = True) -> Server:
-            handover = PostingsPages(page, Tokens(token_file)) if on else None
-            server = Server("127.0.0.1:0", FakePages(), web_config, handover=handover)
+            export = PostingsPages(page, Tokens(token_file)) if on else None
+            server = Server("127.0.0.1:0", FakePages(), web_config, export=export)
             server.start()
             stack.callback(server.stop)
             return server

@@ -73,6 +73,10 @@ DOWN = {
 """When daemons were down (the meters count on)."""
 
 
+TWICE = ("annex/gpu-01", END_S - 2 * DAY_S)
+"""A node, and since when it is a target under two jobs: a ServiceMonitor and a PodMonitor."""
+
+
 def scrape_s(t_s: int) -> int:
     """How often nodes were scraped at an instant."""
     if t_s >= END_S - 3 * DAY_S:

@@ -154,3 +154,17 @@ def test_metrics_are_those_that_there_are(page: Path) -> None:
 def test_decisions_are_numbered_in_one_row() -> None:
     numbers = sorted(int(p.name[:4]) for p in (ROOT / "docs/adr").glob("[0-9]*.md"))
     assert numbers == list(range(len(numbers)))
+
+
+def test_the_glossary_has_a_word_and_its_meaning_in_each_line(repository: Path) -> None:
+    rows = [
+        line.strip("|").split("|")
+        for line in (repository / "docs/glossary.md").read_text("utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    assert [row for row in rows if len(row) != 2] == []
+    words = {word.strip(" `") for row in rows for word in row[0].split(",")}
+    core = {"meter", "reading", "claim", "evidence", "posting", "remainder", "workload", "span"}
+    assert (
+        core | {"counter step", "interval", "outage", "run", "rejection", "exposed series"} <= words
+    )

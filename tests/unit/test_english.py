@@ -6,7 +6,9 @@ records and the changelog, which are history. Code, and names of panels in itali
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +51,12 @@ BETTER = {
     r"neither, only": "another order",
 }
 """Patterns of what is written, and what is better."""
+
+OLD_NAMES = (
+    "scene", "glance", "glances", "witness", "witnesses", "handover", "effort", "agenda", "burnt",
+    "census", "looker", "untold", "supervisor", "complaint", "tenancy",
+)  # fmt: skip
+"""Words of names that the glossary replaced."""
 
 _CODE = re.compile(
     r"(?ms)^```.*?^```$|^(?: {4}|\t).*?$|`[^`]*`|\]\([^)]*\)|<[^>\s]+>|(?<!\*)\*[A-Z][^*]*\*"
@@ -108,3 +116,14 @@ def test_the_list_finds_what_it_is_for() -> None:
     text = "Idle energy of which it is not clear whose it is: nobody's share, burnt in all."
     found = [word for word in BETTER if re.search(rf"\b(?:{word})", text, re.IGNORECASE)]
     assert len(found) == 5
+
+
+def test_names_are_those_of_the_glossary() -> None:
+    old = re.compile(rf"(?:\b|_)(?:{'|'.join(OLD_NAMES)})(?:\b|_)")
+    found = [
+        f"{file.relative_to(ROOT)}: {name.string}"
+        for file in sorted((ROOT / "exporter/joulebook").rglob("*.py"))
+        for name in tokenize.generate_tokens(io.StringIO(file.read_text("utf-8")).readline)
+        if name.type == tokenize.NAME and old.search(name.string)
+    ]
+    assert found == []

@@ -81,6 +81,24 @@ def test_http_is_asked_in_one_place(repository: Path) -> None:
 
 
 def test_no_file_is_longer_than_350_lines(repository: Path) -> None:
-    files = (repository / "exporter/joulebook").rglob("*.py")
-    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    package = repository / "exporter/joulebook"
+    lengths = {
+        str(file.relative_to(package)): len(file.read_text("utf-8").splitlines())
+        for file in package.rglob("*.py")
+    }
     assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+
+
+def test_one_module_reads_the_stat_of_a_process(repository: Path) -> None:
+    """Besides it the one that researchers import, and the daemon's own for `process_*`."""
+    package = repository / "exporter/joulebook"
+    reads = re.compile(r"""/stat["'`]\)?""")
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if any(
+            reads.search(line) and "read" in line for line in file.read_text("utf-8").splitlines()
+        )
+    }
+    own = {"experiment_span.py", "metrics/derived.py"}
+    assert found - own == {"node/workloads/host/procfs.py"}

@@ -44,3 +44,10 @@ def test_signals_reach_the_command_and_show_in_the_status(tmp_path: Path) -> Non
     ran.send_signal(signal.SIGTERM)
     assert ran.wait(30) == 128 + signal.SIGTERM
     ran.communicate()
+
+
+def test_a_directory_that_is_missing_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    ran = start(tmp_path / "none", "sh", "-c", "exit 7")
+    _, err = ran.communicate(timeout=30)
+    assert ran.returncode == 7
+    assert err.startswith(f"joulebook mark: {tmp_path}/none does not exist, so nothing is booked")

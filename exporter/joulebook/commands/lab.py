@@ -1,12 +1,15 @@
-"""Implement `joulebook collect`: copy many nodes' ledgers into one, as a service or once.
+"""Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of `collect`, `bill` and `relabel`, which share that ledger.
+Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that ledger.
 """
 
 from __future__ import annotations
 
+import functools
+import getpass
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -19,11 +22,14 @@ from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError
+from joulebook.lab.admin_comment import CommentWriter
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
-from joulebook.lab.collected.database import opened
+from joulebook.lab.collected.database import connect, opened
+from joulebook.lab.web.grants import LINK_S, Grants, Kind
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -53,9 +59,9 @@ def main(args: Options) -> int:
         return 0 if found.good else 1
     if args.export is not None:
         with opened(config.collect.url) as database:
-            for each in archive.export(database, args.export, int(time.time())):
-                rows = ", ".join(f"{count:,} {name}" for name, count in each.rows.items())
-                Screen().say(f"{months.shown(each.month)}: {rows}")
+            for month, written in archive.export(database, args.export, int(time.time())):
+                rows = ", ".join(f"{count:,} {name}" for name, count in written.items())
+                Screen().say(f"{months.shown(month)}: {rows}")
         if not args.compact:
             return 0
     if args.compact:
@@ -86,7 +92,7 @@ def _compact(config: Config) -> int:
 
 def _once(collector: Collector) -> bool:
     good = collector.once()
-    standings = collector.roll.targets
+    standings = collector.states.targets
     logger.info(
         "%d of %d targets collected, %d rows",
         sum(not each.problem for each in standings.values()),
@@ -104,6 +110,36 @@ def _serve(config: Config, collector: Collector) -> int:
     )
     server.start()
     logger.info("collecting; /metrics on port %d", server.port)
+    try:
+        collector.run(stop)
+    finally:
+        server.stop()
+    return 0
+
+
+def serve_lab(config: Config) -> int:
+    """Collect, and serve pages and API, until told to stop."""
+    try:
+        from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise ConfigError(
+            f"joulebook lab needs {error.name}: pip install 'joulebook[lab]'"
+        ) from None
+    log.setup(config.log.level, config.log.format)
+    collector, stop = make_collector(config.collect), stop_asked()
+    # The tables are there before the first page is asked for.
+    with opened(config.collect.url, create=True):
+        pass
+    lab = make_lab(config)
+    server = LabServer(lab, CollectorPages(collector))
+    server.start()
+    if config.lab.admin_comment:
+        writer = CommentWriter(functools.partial(connect, config.collect.url))
+        every_s = config.collect.every_s
+        threading.Thread(
+            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
+        ).start()
+    logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
     try:
         collector.run(stop)
     finally:
@@ -179,10 +215,70 @@ def collect(options: Options) -> int:
     return main(options)
 
 
+class _Action(click.Choice[str]):
+    """What to do with a bill; of a month alone, the error says where it goes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value[:1].isdecimal():
+            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+@command()
+@option(
+    "--link",
+    is_flag=True,
+    help="Print a link that lets a browser in once, as the user who runs this, and exit.",
+)
+@option(
+    "--add-token",
+    metavar="NAME",
+    default="",
+    help="Print a new token for a program, and exit: it acts as --user.",
+)
+@option("--revoke-token", metavar="NAME", default="", help="End the tokens of that name, and exit.")
+@option("--user", metavar="NAME", default="", help="With --add-token: the user that it acts as.")
+@option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="With --add-token: how long the token is good.",
+)
+def lab(options: Options) -> int:
+    """Serve pages and an API over the collected ledger, and collect from the nodes."""
+    config = load(options.config, os.environ)
+    if options.add_token and not options.user:
+        raise click.UsageError("--add-token needs --user NAME")
+    if not (options.link or options.add_token or options.revoke_token):
+        return serve_lab(config)
+    with opened(config.collect.url, create=True) as database:
+        return _grant(Grants(database), config, options, Screen())
+
+
+def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> int:
+    """Make or end what lets somebody in; who may write the ledger may do so."""
+    who = getpass.getuser()
+    if options.link:
+        base = config.lab.public_url or f"http://{config.lab.listen}"
+        screen.say(f"{base.rstrip('/')}/enter/{grants.make(Kind.LINK, who, 'command', LINK_S)}")
+        return 0
+    if options.revoke_token:
+        ended = grants.revoke(options.revoke_token)
+        grants.note(who, "command", f"token {options.revoke_token} revoked")
+        screen.say(f"{ended} tokens of that name have ended")
+        return 0 if ended else 1
+    screen.say(
+        grants.make(Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token)
+    )
+    grants.note(who, "command", f"token {options.add_token} for {options.user}")
+    return 0
+
+
 @command()
 @argument(
     "action",
-    type=click.Choice(BILL_ACTIONS),
+    type=_Action(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "

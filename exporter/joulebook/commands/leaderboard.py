@@ -44,7 +44,7 @@ from joulebook.lab.leaderboard.plot import draw
 from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
 from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.report.wording import nearest
+from joulebook.lab.report.wording import listed, nearest
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.untrusted_files import write_named
 
@@ -231,6 +231,9 @@ def _say_sheet(sheet: Sheet, screen: Screen) -> None:
 
 _result_option = functools.partial(option, heading="Results")
 _output_option = functools.partial(option, heading="Output")
+_OF_RESULTS = ("mlflow", "experiment", "metric", "better", "unit", "by")
+"""Options for results that are given."""
+
 _EXPERIMENT = option(
     "--experiment", metavar="NAME", multiple=True, help="Only this experiment. Repeatable."
 )
@@ -300,6 +303,15 @@ _EXPERIMENT = option(
 @stretch_of_time("Time range")
 def leaderboard(options: Options) -> int:
     """Rank results by accuracy and measured energy."""
+    given = {
+        "FILE": options.results,
+        **{f"--{name}": getattr(options, name) for name in _OF_RESULTS},
+    }
+    ignored = [name for name, value in given.items() if value]
+    if options.demo and ignored:
+        raise click.UsageError(f"--demo has results of its own: it would ignore {listed(ignored)}")
+    if options.gpu and not options.demo:
+        raise click.UsageError("--gpu selects from the results of --demo: use it with --demo")
     return main(options)
 
 

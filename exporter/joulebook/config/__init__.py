@@ -27,6 +27,7 @@ from joulebook.config.lab import (
     collect_conflicts,
     report_conflicts,
 )
+from joulebook.config.lab_server import LabSection, lab_conflicts
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     DaemonSection,
@@ -94,6 +95,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ] = {}
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
+    lab: LabSection = LabSection()
     rates: Rates = Rates()
     report: ReportSection = ReportSection()
 
@@ -256,3 +258,4 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from sensor_conflicts(config.sensors)
     yield from calibration_conflicts(config.calibration)
     yield from collect_conflicts(config.collect)
+    yield from lab_conflicts(config.lab)

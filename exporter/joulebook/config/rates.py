@@ -61,6 +61,44 @@ class PriceWindow(Section, frozen=True):
     per_kwh: Annotated[float, doc("Money per kilowatt-hour.")] | None = None
 
 
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "price": {
+        "none": (),
+        "constant": ("per_kwh",),
+        "schedule": ("timezone", "default"),
+        "csv": ("file",),
+        "energy-charts": ("zone",),
+        "entsoe": ("zone",),
+        "server": ("url",),
+    },
+    "carbon": {
+        "none": (),
+        "constant": ("grams_per_kwh",),
+        "country": ("zone",),
+        "csv": ("file",),
+        "electricity-maps": ("zone",),
+        "neso": (),
+        "energy-charts": ("zone",),
+        "server": ("url",),
+    },
+    "pue_curve": {"none": (), "csv": ("file",), "server": ("url",)},
+}
+"""The keys that each kind of a section needs."""
+
+_FEED = ("url", "keep_s", "every_s")
+TAKES: dict[str, tuple[str, ...]] = {
+    "constant": ("source",),
+    "schedule": ("windows", "source"),
+    "csv": ("keep_s", "every_s"),
+    "energy-charts": _FEED,
+    "entsoe": (*_FEED, "token_file"),
+    "electricity-maps": (*_FEED, "token_file"),
+    "neso": _FEED,
+    "server": (*_FEED, "token_file"),
+}
+"""What each kind may have as well."""
+
+
 class Price(Section, frozen=True):
     """Price of electricity."""
 

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 
 from joulebook.config.rates import (
     DAY_MINUTES,
+    NEEDS,
+    TAKES,
     CarbonSection,
     Price,
     PueSection,
@@ -16,40 +18,6 @@ from joulebook.config.rates import (
     days_of,
     minutes_of,
 )
-
-NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "price": {
-        "none": (),
-        "constant": ("per_kwh",),
-        "schedule": ("timezone", "default"),
-        "csv": ("file",),
-        "energy-charts": ("zone",),
-        "entsoe": ("zone",),
-        "server": ("url",),
-    },
-    "carbon": {
-        "none": (),
-        "constant": ("grams_per_kwh",),
-        "country": ("zone",),
-        "csv": ("file",),
-        "electricity-maps": ("zone",),
-        "neso": (),
-        "energy-charts": ("zone",),
-        "server": ("url",),
-    },
-    "pue_curve": {"none": (), "csv": ("file",), "server": ("url",)},
-}
-_FEED = ("url", "keep_s", "every_s")
-_TAKES: dict[str, tuple[str, ...]] = {
-    "constant": ("source",),
-    "schedule": ("windows", "source"),
-    "csv": ("keep_s", "every_s"),
-    "energy-charts": _FEED,
-    "entsoe": (*_FEED, "token_file"),
-    "electricity-maps": (*_FEED, "token_file"),
-    "neso": _FEED,
-    "server": (*_FEED, "token_file"),
-}
 
 
 def conflicts(rates: Rates) -> Iterator[tuple[str, str]]:
@@ -100,8 +68,8 @@ def _misfits(
         if key in needs[kind] and not given and not (key == "zone" and zone):
             right = "expected a value here or in rates.zone" if key == "zone" else "expected one"
             yield key, f'{right}, since kind = "{kind}"'
-        elif given and key not in ("kind", *needs[kind], *_TAKES.get(kind, ())):
-            takers = [k for k in needs if key in (*needs[k], *_TAKES.get(k, ()))]
+        elif given and key not in ("kind", *needs[kind], *TAKES.get(kind, ())):
+            takers = [k for k in needs if key in (*needs[k], *TAKES.get(k, ()))]
             yield key, f'kind = "{kind}" does not use it; it belongs to kind {" or ".join(takers)}'
     if section.file and not section.file.startswith("/"):
         yield "file", f"{section.file!r}: expected an absolute path"

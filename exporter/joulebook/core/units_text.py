@@ -55,6 +55,13 @@ def exact(energy_uj: int) -> str:
     return unit(f"{sign}{whole:,}.{micro:06d}", "J")
 
 
+def decimal(value: int, per: int) -> str:
+    """Return `value / per` to nine digits, floored, without floating point."""
+    sign, value = ("-", -value) if value < 0 else ("", value)
+    whole, rest = divmod(value, per)
+    return f"{sign}{whole}.{rest * NANO // per:09}"
+
+
 ENERGY = ((10**6, "J"), (36 * 10**8, "Wh"), (36 * 10**11, "kWh"), (36 * 10**14, "MWh"))
 """Units of energy by what they are in uJ, the smallest first."""
 CO2E = ((1_000, "mg"), (10**6, "g"), (10**9, "kg"), (10**12, "t"))
@@ -83,6 +90,12 @@ def in_column(
         wanted = max(2 - _ahead(most / per), 1 - _ahead(least), decimals)
         decimals = min(wanted, _MOST_DECIMALS)
     return unit_, ["-" if v is None else _fixed(v / per, decimals, sign) for v in values]
+
+
+def energies(values_uj: Sequence[int]) -> list[str]:
+    """Return a column of energies with their unit, the same for all."""
+    unit_, cells = in_column(values_uj, ENERGY)
+    return [unit(cell, unit_) for cell in cells]
 
 
 def _ahead(number: float) -> int:

@@ -35,7 +35,7 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.5, 60.0
 FORBIDDEN_S = 300.0
 
 
-class Listener(Protocol[Item]):
+class WatchListener(Protocol[Item]):
     """The receiver of events, called from the watching thread."""
 
     def listed(self, items: list[Item]) -> None:
@@ -103,7 +103,7 @@ class Watch(LastingThread, Generic[Item]):
         self,
         server: ApiServer,
         collection: Collection[Item],
-        listener: Listener[Item],
+        listener: WatchListener[Item],
         fault: Callable[[str], object],
         remedies: Mapping[str, str] = {},
     ) -> None:

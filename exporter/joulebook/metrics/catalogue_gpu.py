@@ -81,13 +81,13 @@ DEVICE_COUNTERS = {
             labels=(*GPU, "xid"), stability=Stability.BETA),
         counter("gpu_ecc_errors", "Memory errors over the life of the GPU, by kind.",
             labels=(*GPU, "kind"), stability=Stability.BETA),
-        counter("gpu_remapped_rows", "Rows of memory that were remapped, by kind of error.",
+        gauge("gpu_remapped_rows", "Rows of memory that were remapped, by kind of error.",
             labels=(*GPU, "kind"), stability=Stability.BETA),
-        counter("gpu_retired_pages", "Pages of memory that were retired, by kind of error.",
+        gauge("gpu_retired_pages", "Pages of memory that were retired, by kind of error.",
             labels=(*GPU, "kind"), stability=Stability.BETA),
         counter("gpu_nvlink_errors", "Errors of all NVLinks, by kind.",
             labels=(*GPU, "kind"), stability=Stability.BETA),
-        counter("gpu_pcie_replays", "Packets that were sent again over PCIe.",
+        counter("gpu_pcie_replay", "Packets that were sent again over PCIe.",
             labels=GPU, stability=Stability.BETA),
         counter("gpu_pcie_bytes", "Bytes moved over PCIe since the daemon began, by direction.",
             "bytes", (*GPU, "direction"), stability=Stability.BETA),
@@ -96,7 +96,7 @@ DEVICE_COUNTERS = {
             "bytes", (*GPU, "direction"), stability=Stability.BETA),
     )
 }  # fmt: skip
-"""The counters of a device's health, by their name in `DeviceStatus.counts`."""
+"""The counts of a device's health, by their name in `DeviceStatus.counts`."""
 
 OF_GPU = (
     gauge("gpu_info", "Information about a GPU of this node.", labels=(

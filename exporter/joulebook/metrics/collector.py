@@ -10,7 +10,7 @@ from typing import NamedTuple
 from joulebook.core.attribution import gpu, host
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import NO_EVIDENCE, Amount, Method, Remainder
+from joulebook.core.evidence import NO_EVIDENCE, Amount, Method
 from joulebook.core.ledger.state import Books
 from joulebook.core.report.footprint import peaks_of
 from joulebook.core.report.tally import ENOUGH
@@ -54,78 +54,78 @@ class Collected(NamedTuple):
     failures: dict[str, Exception]
 
 
-def _device(key: str, scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
+def _device(key: str, derived: Derived) -> Iterator[Sample]:
+    for labels, status in derived.gpus:
         if (value := status.values.get(key)) is not None:
             yield labels, value
 
 
-def _device_counts(name: str, scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
+def _device_counts(name: str, derived: Derived) -> Iterator[Sample]:
+    for labels, status in derived.gpus:
         for (counted, which), number in status.counts.items():
             if counted == name:
                 yield (*labels, which) if which else labels, number
 
 
-def _gpu_info(scene: Derived) -> Iterator[Sample]:
-    for labels, s in scene.gpus:
+def _gpu_info(derived: Derived) -> Iterator[Sample]:
+    for labels, s in derived.gpus:
         yield (*labels, s.vendor, s.model, s.driver, s.pci, "true" if s.mig else "false"), 1
 
 
-def _held_ratio(scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
-        for identity, share in scene.holders(status.meter):
+def _held_ratio(derived: Derived) -> Iterator[Sample]:
+    for labels, status in derived.gpus:
+        for identity, share in derived.holders(status.meter):
             yield (*labels, *identity), share
 
 
-def _peaks(scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
+def _peaks(derived: Derived) -> Iterator[Sample]:
+    for labels, status in derived.gpus:
         for peak in peaks_of(status.model):
             yield (*labels, peak.precision, peak.source), peak.flops
 
 
-def _budgets(scene: Derived) -> Iterator[Sample]:
-    for allowed in scene.view.budgets:
+def _budgets(derived: Derived) -> Iterator[Sample]:
+    for allowed in derived.view.budgets:
         yield (allowed.account, allowed.experiment, allowed.unit), allowed.amount
 
 
-def _throttle(scene: Derived) -> Iterator[Sample]:
-    for labels, status in scene.gpus:
+def _throttle(derived: Derived) -> Iterator[Sample]:
+    for labels, status in derived.gpus:
         for reason, throttled_ns in status.throttle_ns.items():
             yield (*labels, reason), seconds(throttled_ns)
 
 
-def _workloads(energy_uj: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
-    for shown in scene.workloads.values():
+def _workloads(energy_uj: Callable[[Amount], int], derived: Derived) -> Iterator[Sample]:
+    for shown in derived.workloads.values():
         for component, amount in shown.balance.items():
             yield (*shown.identity, component), joules(energy_uj(amount))
 
 
-def _workload_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
-    for shown in scene.workloads.values():
+def _workload_gpu_time(time_ns: Callable[[Amount], int], derived: Derived) -> Iterator[Sample]:
+    for shown in derived.workloads.values():
         if (amount := shown.balance.get(Component.GPU)) is not None:
             yield shown.identity, seconds(time_ns(amount))
 
 
-def _workload_coverage(scene: Derived) -> Iterator[Sample]:
-    for key, shown in scene.workloads.items():
-        if (share := scene.coverage(key)) is not None and share < ENOUGH:
+def _workload_coverage(derived: Derived) -> Iterator[Sample]:
+    for key, shown in derived.workloads.items():
+        if (share := derived.coverage(key)) is not None and share < ENOUGH:
             yield shown.identity, math.floor(share * 1000) / 1000
 
 
-def _workload_tensor_time(scene: Derived) -> Iterator[Sample]:
-    for shown in scene.workloads.values():
+def _workload_tensor_time(derived: Derived) -> Iterator[Sample]:
+    for shown in derived.workloads.values():
         amount = shown.balance.get(Component.GPU)
         if amount is not None and amount.tensor_known_ns:
             yield shown.identity, seconds(amount.tensor_ns)
 
 
-def _workload_power(scene: Derived) -> Iterator[Sample]:
+def _workload_power(derived: Derived) -> Iterator[Sample]:
     power_mw: dict[tuple[str, ...], float] = {}
-    for status in scene.view.devices:
+    for status in derived.view.devices:
         if (power_w := status.values.get("power_watts")) is None:
             continue
-        for identity, share in scene.draws(status.meter):
+        for identity, share in derived.draws(status.meter):
             if identity is not UNKNOWN:
                 labels = (*identity, status.meter.component)
                 power_mw[labels] = power_mw.get(labels, 0.0) + power_w * MW_PER_W * share
@@ -133,10 +133,10 @@ def _workload_power(scene: Derived) -> Iterator[Sample]:
         yield labels, round(value) / MW_PER_W
 
 
-def _workload_info(scene: Derived) -> Iterator[Sample]:
+def _workload_info(derived: Derived) -> Iterator[Sample]:
     # Of facts alone: what is only known while it holds devices would make a second series of it.
     # A name that came again is joined with what is known of the later one.
-    latest = {shown.identity[:2]: shown.facts for _, shown in sorted(scene.workloads.items())}
+    latest = {shown.identity[:2]: shown.facts for _, shown in sorted(derived.workloads.items())}
     for name, facts in latest.items():
         labels = (
             facts.name,
@@ -149,114 +149,95 @@ def _workload_info(scene: Derived) -> Iterator[Sample]:
 
 
 def _by_component(
-    energy_uj: Callable[[Books], Mapping[Component, int]], scene: Derived
+    energy_uj: Callable[[Books], Mapping[Component, int]], derived: Derived
 ) -> Iterator[Sample]:
-    for component, energy in energy_uj(scene.books).items():
+    for component, energy in energy_uj(derived.books).items():
         yield (component,), joules(energy)
 
 
-def _experiments(scene: Derived) -> Iterator[Sample]:
-    for labels, balance in scene.experiments.items():
+def _experiments(derived: Derived) -> Iterator[Sample]:
+    for labels, balance in derived.experiments.items():
         for component, amount in balance.items():
             yield (*labels, component), joules(amount.energy_uj)
 
 
-def _experiments_idle(scene: Derived) -> Iterator[Sample]:
+def _experiments_idle(derived: Derived) -> Iterator[Sample]:
     # Of GPUs alone: an experiment has twelve series at most.
-    for labels, balance in scene.experiments.items():
+    for labels, balance in derived.experiments.items():
         if (amount := balance.get(Component.GPU)) is not None:
             yield (*labels, Component.GPU), joules(amount.idle_uj)
 
 
-def _experiment_gpu_time(time_ns: Callable[[Amount], int], scene: Derived) -> Iterator[Sample]:
-    for labels, balance in scene.experiments.items():
+def _experiment_gpu_time(time_ns: Callable[[Amount], int], derived: Derived) -> Iterator[Sample]:
+    for labels, balance in derived.experiments.items():
         if (amount := balance.get(Component.GPU)) is not None:
             yield labels, seconds(time_ns(amount))
 
 
-def _remainder_gpu_time(scene: Derived) -> Iterator[Sample]:
-    if any(meter.component is Component.GPU for meter in scene.books.meters):
-        for reason in Remainder:
-            yield (reason,), seconds(scene.books.remainder_gpu_ns.get(reason, 0))
-
-
-def _remainders(scene: Derived) -> Iterator[Sample]:
-    # All of them from the start, at zero: a counter that appears with a value hides an increase.
-    known = {(meter.component, reason): 0 for meter in scene.books.meters for reason in Remainder}
-    for (component, reason), energy_uj in {**known, **scene.books.remainders}.items():
-        yield (component, reason), joules(energy_uj)
-
-
-def _evidence(scene: Derived) -> Iterator[Sample]:
-    known = {**{evidence.label: 0 for evidence in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
-    if any(meter.component in host.COMPONENTS for meter in scene.books.meters):
+def _evidence(derived: Derived) -> Iterator[Sample]:
+    known = {**{each.label: 0 for each in Evidence}, gpu.HELD_SHARE: 0, NO_EVIDENCE: 0}
+    if any(meter.component in host.COMPONENTS for meter in derived.books.meters):
         known[host.EVIDENCE] = 0
-    if scene.books.node_meters:
+    if derived.books.node_meters:
         known[host.OTHER_EVIDENCE] = 0
-    for label, energy_uj in {**known, **scene.books.evidence_uj}.items():
+    for label, energy_uj in {**known, **derived.books.evidence_uj}.items():
         yield (label,), joules(energy_uj)
 
 
-def _method(scene: Derived) -> Iterator[Sample]:
+def _method(derived: Derived) -> Iterator[Sample]:
     for method in Method:
-        yield (method,), joules(scene.books.method_uj.get(method, 0))
+        yield (method,), joules(derived.books.method_uj.get(method, 0))
 
 
-def _foreign_use(scene: Derived) -> Iterator[Sample]:
-    for (meter, key), use_ns in scene.books.foreign_ns.items():
-        # Not the name that is shown: it is forgotten before this counter is.
-        yield (meter.component, meter.name, key.scheduler, key.workload), seconds(use_ns)
-
-
-def _overflow(scene: Derived) -> Iterator[Sample]:
-    for budget, count in scene.books.overflow.items():
+def _overflow(derived: Derived) -> Iterator[Sample]:
+    for budget, count in derived.books.overflow.items():
         yield ("exposition", budget), count
 
 
-def _rejected(scene: Derived) -> Iterable[Sample]:
-    return scene.view.rejected.items()
+def _rejected(derived: Derived) -> Iterable[Sample]:
+    return derived.view.rejected.items()
 
 
-def _sensor_up(scene: Derived) -> Iterator[Sample]:
-    for s in scene.view.sensors:
+def _sensor_up(derived: Derived) -> Iterator[Sample]:
+    for s in derived.view.sensors:
         yield (s.sensor, s.kind), int(s.up)
 
 
-def _sensor_errors(scene: Derived) -> Iterator[Sample]:
-    for s in scene.view.sensors:
+def _sensor_errors(derived: Derived) -> Iterator[Sample]:
+    for s in derived.view.sensors:
         known = dict.fromkeys(SENSOR_ERROR_REASONS.get(s.sensor, ()), 0)
         for reason, count in {**known, **s.errors}.items():
             yield (s.sensor, s.kind, reason), count
 
 
-def _sensor_last_success(scene: Derived) -> Iterator[Sample]:
-    for s in scene.view.sensors:
+def _sensor_last_success(derived: Derived) -> Iterator[Sample]:
+    for s in derived.view.sensors:
         if s.last_success_s is not None:
             yield (s.sensor, s.kind), s.last_success_s
 
 
-def _sensor_duration(scene: Derived) -> Iterator[Sample]:
-    for s in scene.view.sensors:
+def _sensor_duration(derived: Derived) -> Iterator[Sample]:
+    for s in derived.view.sensors:
         if s.took_s is not None:
             yield (s.sensor, s.kind), s.took_s
 
 
-def _tick(scene: Derived) -> Iterator[Sample]:
-    yield (), scene.view.tick_s
+def _tick(derived: Derived) -> Iterator[Sample]:
+    yield (), derived.view.tick_s
 
 
-def _build(scene: Derived) -> Iterator[Sample]:
-    build = scene.view.build
+def _build(derived: Derived) -> Iterator[Sample]:
+    build = derived.view.build
     yield (build.version, build.revision, build.python), 1
 
 
-def _process(value: Callable[[ProcessStats], float], scene: Derived) -> Iterator[Sample]:
-    if scene.process is not None:
-        yield (), value(scene.process)
+def _process(value: Callable[[ProcessStats], float], derived: Derived) -> Iterator[Sample]:
+    if derived.process is not None:
+        yield (), value(derived.process)
 
 
-def _errors(scene: Derived) -> Iterator[Sample]:
-    for family, count in scene.errors.items():
+def _errors(derived: Derived) -> Iterator[Sample]:
+    for family, count in derived.errors.items():
         yield (family,), count
 
 
@@ -289,8 +270,8 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_experiment_idle_gpu_seconds_total": partial(
         _experiment_gpu_time, lambda a: a.idle_ns
     ),
-    "joulebook_remainder_gpu_seconds_total": _remainder_gpu_time,
-    "joulebook_remainder_energy_joules_total": _remainders,
+    "joulebook_remainder_gpu_seconds_total": node_meters.remainder_gpu_time,
+    "joulebook_remainder_energy_joules_total": node_meters.remainders,
     "joulebook_evidence_energy_joules_total": _evidence,
     "joulebook_method_energy_joules_total": _method,
     **{
@@ -317,7 +298,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "joulebook_feed_age_seconds": costs.feed_age,
     "joulebook_feed_errors_total": costs.feed_errors,
     "joulebook_gap_seconds_total": node_meters.gaps,
-    "joulebook_foreign_use_seconds_total": _foreign_use,
+    "joulebook_foreign_use_seconds_total": node_meters.foreign_use,
     "joulebook_counter_power_ratio": node_meters.counter_power_ratio,
     "joulebook_overflow_total": _overflow,
     "joulebook_rejected_inputs_total": _rejected,
@@ -334,7 +315,7 @@ PRODUCERS: Mapping[str, Callable[[Derived], Iterable[Sample]]] = {
     "process_start_time_seconds": partial(_process, lambda p: p.start_s),
     ERRORS.name: _errors,
 }
-"""How each metric of the catalogue is made of a scene."""
+"""How each metric of the catalogue is made of the derived values."""
 
 
 def collect(
@@ -342,13 +323,13 @@ def collect(
 ) -> Collected:
     """Return the families of `view`. `errors` says how often each family failed before now."""
     counts = dict(errors or {})
-    scene = Derived(view, process, counts)
+    derived = Derived(view, process, counts)
     families: list[Family] = []
     failures: dict[str, Exception] = {}
     # The count of failures comes last, so that it tells of this very collection.
     for metric in sorted(CATALOGUE, key=lambda metric: metric is ERRORS):
         try:
-            families.append(Family(metric, list(PRODUCERS[metric.name](scene))))
+            families.append(Family(metric, list(PRODUCERS[metric.name](derived))))
         except Exception as error:
             failures[metric.name] = error
             counts[metric.name] = counts.get(metric.name, 0) + 1

@@ -115,7 +115,7 @@ _GAUGES = tuple(
 )
 
 _COUNTS = {
-    ("pcie_replays", ""): _metric(
+    ("pcie_replay", ""): _metric(
         "PCIE_REPLAY_COUNTER", "Total number of PCIe retries.", Kind.COUNTER
     ),
     ("remapped_rows", "uncorrected"): _metric(

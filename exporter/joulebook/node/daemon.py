@@ -62,7 +62,7 @@ class Daemon:
         self._books = parts.books  # as they stand in memory
         self._committed = parts.books
         self._backlog = Entry()
-        self._witnesses = WorkloadSources(parts.sources, parts.masked)
+        self._sources = WorkloadSources(parts.sources, parts.masked)
         self._owners = ProcessOwners(parts.sources if parts.settings.sees_pids else ())
         self._resumed = bool(parts.books.last_ns)
         self._utc_offset_ns = parts.clock.utc_offset_ns()
@@ -83,7 +83,7 @@ class Daemon:
         """Tick until `stop` is set, then commit and close everything."""
         for worker in self._workers:
             worker.start()
-        self._witnesses.open(self._boundary, self._books)
+        self._sources.open(self._boundary, self._books)
         due, begun_ns = time.monotonic(), self._clock.now_ns()
         while not stop.is_set():
             self.tick()
@@ -98,7 +98,7 @@ class Daemon:
                 "energy of that time, mostly to daemon_down",
                 s_from_ns(self._books.last_ns - (self._committed.last_ns or begun_ns)),
             )
-        self._witnesses.close()
+        self._sources.close()
         for worker in self._workers:
             worker.stop()
 
@@ -136,7 +136,7 @@ class Daemon:
 
     def _book(self) -> None:
         """Advance the books by everything that came in since the last time, and commit."""
-        holdings = self._witnesses.heard(list(self._devices.values()))
+        holdings = self._sources.heard(list(self._devices.values()))
         self._take_snapshot()
         now_ns, money = self._clock.now_ns(), self._parts.money
         tick = Tick(
@@ -211,7 +211,7 @@ class Daemon:
         """Count who uses the host: at the end of a tick, and at once where a workload changed."""
         if self._parts.host is None:
             return
-        snapshot = self._parts.host.snapshot(self._witnesses.groups())
+        snapshot = self._parts.host.snapshot(self._sources.groups())
         if snapshot is not None:
             self._snapshots.append(snapshot)
 
@@ -234,12 +234,12 @@ class Daemon:
 
     def _listen(self) -> bool:
         """Take what the sensors gave; whether they gave a reading."""
-        self._owners.look()
-        looks = [worker.collect() for worker in self._workers]
-        readings = [self._identified(reading) for look in looks for reading in look.readings]
+        self._owners.poll()
+        polls = [worker.collect() for worker in self._workers]
+        readings = [self._identified(reading) for poll in polls for reading in poll.readings]
         self._readings += readings
-        self._failures += [failure for look in looks for failure in look.failures]
-        self._statuses = tuple(status for look in looks for status in look.statuses)
+        self._failures += [failure for poll in polls for failure in poll.failures]
+        self._statuses = tuple(status for poll in polls for status in poll.statuses)
         self._devices.update((status.meter, status) for status in self._statuses)
         return bool(readings)
 
@@ -270,7 +270,7 @@ class Daemon:
             return False
         self._committed, self._backlog = self._books, Entry()
         self._parts.health.committed()
-        self._witnesses.settled()
+        self._sources.settled()
         return True
 
     def _show(self) -> None:
@@ -278,7 +278,7 @@ class Daemon:
         parts, money = self._parts, self._parts.money
         rejected = {
             **{worker.sensor.name: worker.rejected for worker in self._workers},
-            **self._witnesses.refused(),
+            **self._sources.rejected(),
             **parts.rejected(),
         }
         view = Snapshot(

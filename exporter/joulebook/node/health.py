@@ -153,7 +153,8 @@ def say_stalls(before: Books, after: Books) -> None:
         name = f"{meter.component} {meter.name}"
         if state.stalled:
             log.warning(
-                "the energy counter of %s hardly advances while power is drawn: its energy is "
+                "the energy counter of %s hardly advances, or far too fast, while power is drawn: "
+                "its energy is "
                 "integrated from power (method integrated) until the counter advances again",
                 name,
             )

@@ -193,24 +193,24 @@ class SensorThread:
     def _serve(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._asked is not None or self._wants_glance()):
+                while not (self._stopping or self._asked is not None or self._wants_energy()):
                     if not self._wake.wait(self._due_in_s()):
                         break  # nobody asked, but it is time
                 if self._stopping:
                     break
                 asked, self._asked = self._asked, None
-            if asked is None and not self._wants_glance():
-                self._look(processes=False)
+            if asked is None and not self._wants_energy():
+                self._poll(processes=False)
             elif asked is not None:
-                self._look(processes=asked)
+                self._poll(processes=asked)
             else:
-                self._glance()
+                self._poll_energy()
                 with self._wake:
                     if self._asked is None and not self._stopping:
                         self._wake.wait(PAUSE_NS / NS_PER_S)
         self._close()
 
-    def _wants_glance(self) -> bool:
+    def _wants_energy(self) -> bool:
         return self._burst is not None and self._open
 
     @property
@@ -223,10 +223,10 @@ class SensorThread:
             return None
         return max(self._looked_at + self._pace.most_s - time.monotonic(), 0.0)
 
-    def _look(self, *, processes: bool) -> None:
+    def _poll(self, *, processes: bool) -> None:
         """Poll once: a reading or a failure for every meter that this sensor has had."""
         self._in_call_since = began = time.monotonic()
-        look, error = self._called(processes=processes)
+        poll, error = self._called(processes=processes)
         now_ns = self._clock.now_ns()
         self._looked_at = time.monotonic()
         self._took_s = self._looked_at - began
@@ -235,29 +235,29 @@ class SensorThread:
         if error is not None:
             self._reason = error.reason
         silent = "missing" if self._open and error is None else self._reason
-        heard = {r.meter for r in look.readings} | {f.meter for f in look.failures}
+        heard = {r.meter for r in poll.readings} | {f.meter for f in poll.failures}
         failures = [
-            *look.failures,
+            *poll.failures,
             *(Failure(meter, now_ns, silent) for meter in sorted(self._meters - heard)),
         ]
         asleep = {failure.reason for failure in failures} == {SUSPENDED}
-        self._gave = bool(look.readings) or asleep
+        self._gave = bool(poll.readings) or asleep
         if self._open and error is None:
             failing = {f"{f.meter.component} {f.meter.name}": f.reason for f in failures}
             self._say(failing)
             self.problem = "; ".join(f"{name}: {why}" for name, why in failing.items())
-        if not (look.readings or failures or error):
+        if not (poll.readings or failures or error):
             self.problem = "it has no device"
-        if look.readings:
+        if poll.readings:
             self._last_success_s = (now_ns + self._clock.utc_offset_ns()) / NS_PER_S
             self.problem = ""
         with self._wake:
             self._meters |= heard
-            self._readings.extend(look.readings)
+            self._readings.extend(poll.readings)
             self._failures.extend(failures)
-            self._statuses = look.statuses
-            self.rejected = {**self.rejected, **look.rejected}
-            self._errors.update(failure.reason for failure in look.failures)
+            self._statuses = poll.statuses
+            self.rejected = {**self.rejected, **poll.rejected}
+            self._errors.update(failure.reason for failure in poll.failures)
             self._in_call_since = None
             self._answered.set()
 
@@ -268,7 +268,7 @@ class SensorThread:
                 self._close()
                 return PollResult(), SensorError("the driver was released", reason="released")
             if self._open_if_due():
-                return self.sensor.look(processes=processes), None
+                return self.sensor.poll(processes=processes), None
         except SensorError as error:
             self._note(error)
             return PollResult(), error
@@ -317,7 +317,7 @@ class SensorThread:
         except Exception as e:
             log.warning("sensor %s did not close: %s", self.sensor.name, e)
 
-    def _glance(self) -> None:
+    def _poll_energy(self) -> None:
         """One step of a burst. Only the readings around a step of a counter are kept."""
         burst = self._burst
         if burst is None:

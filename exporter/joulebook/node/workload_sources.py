@@ -58,7 +58,7 @@ class ProcessOwners:
         self._known: dict[tuple[int, int], tuple[WorkloadId | None, float]] = {}
         self._seen: set[tuple[int, int]] = set()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """New process lists come: forget those that were in none of the last ones."""
         if self._seen:
             if not self._known.keys() <= self._seen:
@@ -102,7 +102,7 @@ class WorkloadSources:
     def __init__(self, sources: Sequence[WorkloadSource], masked: Mask = str) -> None:
         self._sources = sources
         self._masked = masked
-        self._refused: dict[str, Mapping[str, int]] = {}
+        self._rejected: dict[str, Mapping[str, int]] = {}
         self._faults: Counter[str] = Counter()
 
     def open(self, boundary: Boundary, books: Books) -> None:
@@ -114,7 +114,9 @@ class WorkloadSources:
         facts = tuple(
             self._unmasked(msgspec.structs.replace(state.facts, id=first.get(id_, id_)))
             for id_, state in books.workloads.items()
-            if (state.ended_ns is None or first.get(id_, id_) in held) and id_ not in books.renamed
+            # A series ends where nothing is used for a moment; only sources know ends.
+            if (None in {state.ended_ns, state.facts.ended_ns} or first.get(id_, id_) in held)
+            and id_ not in books.renamed
         )
         for source in self._sources:
             source.open(boundary, Before(facts, claims, books.last_ns))
@@ -141,7 +143,7 @@ class WorkloadSources:
                 claims += holdings.claims
                 complete |= holdings.complete
                 facts += [self._anonymous(fact) for fact in holdings.facts]
-                self._refused[source.name] = holdings.rejected
+                self._rejected[source.name] = holdings.rejected
         return Holdings(tuple(claims), frozenset(complete), tuple(facts))
 
     def groups(self) -> list[UsageGroup]:
@@ -153,9 +155,9 @@ class WorkloadSources:
                     groups += source.groups()
         return groups
 
-    def refused(self) -> Mapping[str, Mapping[str, int]]:
+    def rejected(self) -> Mapping[str, Mapping[str, int]]:
         """Return the inputs rejected since the start, by source and reason."""
-        counts = {name: dict(reasons) for name, reasons in self._refused.items()}
+        counts = {name: dict(reasons) for name, reasons in self._rejected.items()}
         for name, faults in self._faults.items():
             reasons = counts.setdefault(name, {})
             reasons[FAULT] = reasons.get(FAULT, 0) + faults

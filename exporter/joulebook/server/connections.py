@@ -14,6 +14,7 @@ import fcntl
 import functools
 import logging
 import socket
+import struct
 import termios
 import time
 from collections import Counter
@@ -69,6 +70,18 @@ def _say_plain(peer: str) -> None:
         )
 
 
+PEER_UID = "uid:"
+"""On a Unix socket a client's address is this and the uid of its process, as the kernel says."""
+
+
+def _peer_uid(transport: asyncio.Transport) -> int | None:
+    client = transport.get_extra_info("socket")
+    if client is None or client.family != socket.AF_UNIX:
+        return None
+    told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", told)[1])
+
+
 class _Connection(H11Protocol):
     """One client, with the clock that it is under."""
 
@@ -79,6 +92,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if (uid := _peer_uid(transport)) is not None:
+            self.client = (f"{PEER_UID}{uid}", 0)
         self.since = self.loop.time()
         self._owing_since: float | None = None
         self.stir()
@@ -209,17 +224,20 @@ class Listener:
                 continue
             _once.recovered("accept", "accepting connections again")
             self._make_room()
-            task = loop.create_task(self._begin(client, peer[0]))
+            # A client of a Unix socket has no address.
+            task = loop.create_task(self._begin(client, peer[0] if peer else ""))
             self._starting[task] = loop.time()
             task.add_done_callback(functools.partial(self._begun, client))
             # A ready `sock_accept` does not let go of the loop, and a flood is always ready.
             await asyncio.sleep(0)
 
     async def _begin(self, client: socket.socket, peer: str) -> None:
-        tls = self._current().tls
+        local = client.family == socket.AF_UNIX
+        tls = None if local else self._current().tls
         try:
             # asyncio would, but does not know a socket of `create_server` for TCP (proto is 0).
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            if not local:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol,
                 client,

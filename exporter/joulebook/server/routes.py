@@ -66,7 +66,7 @@ class App:
         pages: Pages,
         web: Callable[[], WebConfig],
         rejected: Callable[[str], None],
-        handover: PostingsPages | None = None,
+        export: PostingsPages | None = None,
         hosts: HostNames | None = None,
     ) -> None:
         """`web` gives the configuration in force; `rejected` counts a refusal by its reason.
@@ -94,9 +94,9 @@ class App:
             ],
             redirect_slashes=False,
         )
-        self._handover = handover
+        self._export = export
         self._pages_of_ledger = WorkerPool("postings", threads=1, line=8, timeout_s=15)
-        if handover is not None:
+        if export is not None:
             self._router.routes.append(Route(PATH, self._postings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,8 +105,8 @@ class App:
         if web.headers:
             send = _with_headers(send, web.headers)
         refusal = None
-        if self._handover is not None and scope["path"] == PATH:
-            refusal = await self._guard(scope, web, self._handover)
+        if self._export is not None and scope["path"] == PATH:
+            refusal = await self._guard(scope, web, self._export)
         elif scope["path"] in OPEN_PATHS:
             pass
         elif web.users:
@@ -151,11 +151,9 @@ class App:
         challenge = {"WWW-Authenticate": 'Basic realm="joulebook", charset="UTF-8"'}
         return PlainTextResponse("Unauthorized\n", 401, challenge)
 
-    async def _guard(
-        self, scope: Scope, web: WebConfig, handover: PostingsPages
-    ) -> Response | None:
+    async def _guard(self, scope: Scope, web: WebConfig, export: PostingsPages) -> Response | None:
         """Check access to the page for collectors: 401 without a valid token, 403 for a user."""
-        allowed = handover.allows(dict(scope["headers"]))
+        allowed = export.allows(dict(scope["headers"]))
         if allowed:
             return None
         if allowed is None and web.users and await self._refusal(scope, web) is None:
@@ -167,7 +165,7 @@ class App:
         return PlainTextResponse("Unauthorized: token required\n", 401, challenge)
 
     async def _postings(self, request: Request) -> Response:
-        handover = self._handover
+        export = self._export
         try:
             asked = PostingsQuery(request.query_params)
         except ValueError as error:
@@ -175,7 +173,7 @@ class App:
         answer = await self._ask(
             self._pages_of_ledger,
             "v1/postings",
-            lambda: b"" if handover is None else handover.page(asked.since, asked.ledger_id),
+            lambda: b"" if export is None else export.page(asked.since, asked.ledger_id),
         )
         if isinstance(answer, Response):
             return answer

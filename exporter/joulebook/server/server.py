@@ -49,7 +49,7 @@ class Server:
         pages: Pages,
         web_config: Path | None = None,
         limits: Limits = _LIMITS,
-        handover: PostingsPages | None = None,
+        export: PostingsPages | None = None,
         hosts: Iterable[str] = (),
     ) -> None:
         """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
@@ -62,7 +62,7 @@ class Server:
             raise ConfigError(f"server.listen: {error}") from None
         self._pages = pages
         self._limits = limits
-        self._handover = handover
+        self._export = export
         self._hosts = HostNames(hosts)
         self._web = None if web_config is None else WebConfigFile(web_config)
         self._rejected: Counter[str] = Counter()
@@ -95,7 +95,7 @@ class Server:
 
     def start(self) -> None:
         """Listen, and serve from now on. Raises `ConfigError` if the address cannot be had."""
-        self._listeners = _listen(self._address)
+        self._listeners = [*_listen(self._address), *self._more_sockets()]
         # What uvicorn has to say below an error is about clients, and they may be many.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         with contextlib.suppress(RuntimeError):  # Its name in full is not worth a failed start.
@@ -123,8 +123,12 @@ class Server:
         self._thread.join(10)
         self._thread = None
 
+    def _more_sockets(self) -> list[socket.socket]:
+        """Listen where a kind of server listens besides. Raises `ConfigError`."""
+        return []
+
     def _app(self) -> App:
-        return App(self._pages, self._current, self._count, self._handover, self._hosts)
+        return App(self._pages, self._current, self._count, self._export, self._hosts)
 
     def _run(self, ready: threading.Event) -> None:
         try:

@@ -190,7 +190,7 @@ class StepStruct(ctypes.Structure):
 
 
 class ResetStruct(ctypes.Structure):
-    _fields_ = [("t_ns", _I64), ("base_uj", _U64), ("uptime_base_s", _U64)]
+    _fields_ = [("t_ns", _I64), ("base_uj", _U64), ("uptime_base_s", _U64), ("rate_ppm", _U64)]
 
 
 class MeterStruct(ctypes.Structure):

@@ -74,6 +74,7 @@ struct step { /* power from t_ns on; energy up to t_ns, split so that it fits fo
 struct reset { /* from t_ns on the counter counts from base_uj, the uptime from base_s */
     int64_t t_ns;
     uint64_t base_uj, uptime_base_s;
+    uint64_t rate_ppm; /* what the counter counts of the energy, in millionths */
 };
 
 struct meter { /* something that grows at `rate` per ns: total + rate * (t - since_ns) */
@@ -264,7 +265,7 @@ static inline uint64_t counter_mj(const struct gpu *g, const struct step *steps,
     uint64_t since = energy_uj(steps, g->step_count, tick) - energy_uj(steps, g->step_count, r->t_ns);
     if (g->counts_module)
         since += (uint64_t)g->module_extra_mw * (uint64_t)(tick - r->t_ns) / 1000000;
-    return (r->base_uj + since) / 1000;
+    return (r->base_uj + (uint64_t)((u128)since * r->rate_ppm / 1000000)) / 1000;
 }
 
 #endif

@@ -48,6 +48,7 @@ __all__ = [
 
 _MASK = (1 << 64) - 1
 _PJ_PER_UJ = 1_000_000
+_RIGHT_PPM = 1_000_000
 
 
 class Scenario:
@@ -120,7 +121,7 @@ class Scenario:
         for place, (field_id, value) in enumerate(gpu.figures.items()):
             g.figures[place].field, g.figures[place].value = field_id, value
         g.reset_count, g.step_count = 1, 1
-        g.resets[0] = ResetStruct(now_ns, gpu.counter_base_mj * 1000, gpu.uptime_base_s)
+        g.resets[0] = ResetStruct(now_ns, gpu.counter_base_mj * 1000, gpu.uptime_base_s, _RIGHT_PPM)
         self._s.steps[slot][0] = StepStruct(now_ns, gpu.idle_mw, 0, 0)
 
     @contextmanager
@@ -240,12 +241,23 @@ class Scenario:
         since_uj = self.true_energy_uj(gpu, reset.t_ns, tick)
         if g.counts_module:
             since_uj += g.module_extra_mw * (tick - reset.t_ns) // 1_000_000
-        return int(reset.base_uj + since_uj) // 1000
+        return int(reset.base_uj + since_uj * reset.rate_ppm // _RIGHT_PPM) // 1000
 
     def reset_counter(self, gpu: int, *, base_mj: int = 0, at_ns: int | None = None) -> int:
         """Restart counter (at `base_mj`) and uptime (at 0), as a GPU reset does."""
         with self._writing():
             return self._reset(gpu, base_mj, self.now_ns() if at_ns is None else at_ns)
+
+    def set_counter_rate(self, gpu: int, ratio: float) -> None:
+        """Let the counter count `ratio` of the energy from now on (0: it stands still)."""
+        now, shown_mj = self.now_ns(), self.counter_mj(gpu)
+        with self._writing():
+            g = self._s.gpus[gpu]
+            last = g.resets[g.reset_count - 1]
+            uptime_s = last.uptime_base_s + (now - last.t_ns) // 10**9
+            self._reset(gpu, shown_mj, now)
+            g.resets[g.reset_count - 1].uptime_base_s = uptime_s
+            g.resets[g.reset_count - 1].rate_ppm = round(ratio * _RIGHT_PPM)
 
     def reload(self, *, order: Sequence[int] | None = None) -> int:
         """Reload the driver: sessions and handles die, counters and uptimes restart at 0.
@@ -270,7 +282,7 @@ class Scenario:
         g = self._s.gpus[gpu]
         if g.reset_count == LIMITS["MAX_RESETS"] or at_ns < g.resets[g.reset_count - 1].t_ns:
             raise ValueError("too many resets, or one before the last")
-        g.resets[g.reset_count] = ResetStruct(at_ns, base_mj * 1000, 0)
+        g.resets[g.reset_count] = ResetStruct(at_ns, base_mj * 1000, 0, _RIGHT_PPM)
         g.reset_count += 1
         return at_ns
 

@@ -114,3 +114,19 @@ def test_top_says_what_to_do_without_a_daemon(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().err
     assert "no daemon answers at http://127.0.0.1:1" in said
     assert "joulebook doctor" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "right"),
+    [
+        (["bill", "2026-10"], "joulebook bill show 2026-10"),
+        (["leaderboard", "--demo", "--metric", "loss"], "it would ignore --metric"),
+        (["leaderboard", "--demo", "results.csv"], "it would ignore FILE"),
+        (["leaderboard", "--gpu", "a40"], "use it with --demo"),
+    ],
+)
+def test_what_would_be_ignored_or_misread_is_refused(
+    command: list[str], right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command) == 2
+    assert right in capsys.readouterr().err

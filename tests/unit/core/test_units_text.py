@@ -94,3 +94,9 @@ def test_money(nano: int, said: str) -> None:
 )
 def test_co2e(ug: int, said: str) -> None:
     assert units_text.co2e(ug).replace("\u202f", " ") == said
+
+
+def test_energies_of_a_column_have_one_unit() -> None:
+    shown = units_text.energies([45, 3_600 * UJ_PER_J * 12, 812 * UJ_PER_J])
+    assert [each.split("\u202f")[1] for each in shown] == ["Wh", "Wh", "Wh"]
+    assert units_text.energies([0, 812 * UJ_PER_J])[1] == "812\u202fJ"

@@ -212,7 +212,7 @@ class World:
     extra: tuple[int, ...] = ()
     """Instants of further glances at every device."""
 
-    def glances(self, device: Device) -> list[int]:
+    def of_burst(self, device: Device) -> list[int]:
         """Instants of the bursts: a few ms apart until two steps were seen after a boundary."""
         times = set(self.extra)
         edges = [
@@ -232,12 +232,12 @@ class World:
         return sorted(times)
 
     def ticks(self) -> Iterator[Tick]:
-        glances = {device.meter: self.glances(device) for device in self.devices}
+        of_burst = {device.meter: self.of_burst(device) for device in self.devices}
         committed_ns = 0
         for start_ns, stop_ns in self.alive:
             before_ns, resumed = start_ns - 1, committed_ns > 0
             for now_ns in range(start_ns, stop_ns, self.cadence_ns):
-                yield self._tick(before_ns, now_ns, committed_ns, glances, resumed)
+                yield self._tick(before_ns, now_ns, committed_ns, of_burst, resumed)
                 before_ns = committed_ns = now_ns
                 resumed = False
 
@@ -246,13 +246,13 @@ class World:
         before_ns: int,
         now_ns: int,
         committed_ns: int,
-        glances: Mapping[Meter, Sequence[int]],
+        of_burst: Mapping[Meter, Sequence[int]],
         resumed: bool,
     ) -> Tick:
         readings: list[Reading] = []
         failures: list[Failure] = []
         for device in self.devices:
-            for t_ns in glances[device.meter]:
+            for t_ns in of_burst[device.meter]:
                 answers = not (_within(t_ns, self.lost) or _within(t_ns, self.hung))
                 if before_ns < t_ns < now_ns and answers:
                     readings.append(device.read(t_ns, full=False))

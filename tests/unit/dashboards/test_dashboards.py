@@ -54,13 +54,16 @@ UIDS = {
     "joulebook-books",
 }
 UNITS = {
-    "kwatth", "watt", "joule", "suffix: kg", "locale", "percentunit", "s", "bytes", "celsius",
-    "hertz", "none", "Bps",
+    "kwatth", "suffix: kWh", "watt", "joule", "suffix: kg", "locale", "percentunit", "s", "bytes",
+    "celsius", "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
 METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
-FOREIGN = {"kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"}
+FOREIGN = {
+    *("kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"),
+    "ALERTS",
+}
 
 
 def plain(expression: str, board: dict[str, Any], use: str) -> str:
@@ -181,6 +184,8 @@ def test_panel_lint(board: dict[str, Any]) -> None:
         assert len(panel["description"]) > 20, about
         assert panel["fieldConfig"]["defaults"]["noValue"], f"{about}: what it says when empty"
         assert panel["description"].endswith(tuple(basis.value for basis in Basis)), about
+        if panel["type"] == "bargauge":
+            assert panel["fieldConfig"]["defaults"]["unit"] != "kwatth", f"{about}: one unit"
         if panel["type"] == "table":
             shown = [o for o in panel["fieldConfig"]["overrides"] if _unit(o)]
             assert len(shown) == len(panel["targets"]), f"{about}: a unit for each figure"

@@ -44,7 +44,7 @@ ORDER = {
     "PowerSample": "t_ns power_mw",
     "ProcessUse": "pid started_ns sm_time_ns memory_bytes workload ended instance marks graphics",
     "InstanceUse": "uuid slices of active_ppm",
-    "Span": "t0_ns t1_ns workload",
+    "ProcessSpan": "t0_ns t1_ns workload",
 }
 
 KINDS = (

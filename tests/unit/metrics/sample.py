@@ -140,7 +140,7 @@ def device(meter: Meter, index: int, **values: float) -> DeviceStatus:
             ("remapped_rows", "uncorrected"): 0,
             ("retired_pages", "uncorrected"): 0,
             ("nvlink_errors", "replay"): 5,
-            ("pcie_replays", ""): 3,
+            ("pcie_replay", ""): 3,
             ("pcie_bytes", "transmit"): 1 << 40,
             ("nvlink_bytes", "receive"): 1 << 41,
         },

@@ -304,7 +304,7 @@ def test_sensor_that_never_answered_has_no_last_success() -> None:
 def test_family_that_fails_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = RuntimeError("broken")
 
-    def fail(scene: Derived) -> Iterator[Sample]:
+    def fail(derived: Derived) -> Iterator[Sample]:
         yield ("gpu",), 1.0
         raise broken
 

@@ -111,7 +111,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
     shown = exposition(view, reported, compat="dcgm")
     name = "joulebook_tick_duration_seconds"
 
-    def fail(scene: Derived) -> Iterable[Sample]:
+    def fail(derived: Derived) -> Iterable[Sample]:
         raise RuntimeError("no")
 
     def fail_dcgm(view: Snapshot, **_: bool) -> list[Family]:
@@ -138,7 +138,7 @@ def test_failure_is_told_once_and_counted_each_time(monkeypatch: pytest.MonkeyPa
 def test_family_that_cannot_be_rendered_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     reported = Told()
     name = "joulebook_tick_duration_seconds"
-    wrong = {**collector.PRODUCERS, name: lambda scene: [(("one", "label"), 1.0)]}
+    wrong = {**collector.PRODUCERS, name: lambda derived: [(("one", "label"), 1.0)]}
     monkeypatch.setattr(collector, "PRODUCERS", wrong)
     text = exposition(reported=reported).metrics("")[0]
     assert name.encode() not in text

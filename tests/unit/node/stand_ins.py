@@ -41,7 +41,7 @@ class Cards:
         self.glance_error: Exception | None = None
         self.hang = threading.Event()
         self.hang.set()
-        self.opened = self.closed = self.looks = self.glances = 0
+        self.opened = self.closed = self.polls = self.of_burst = 0
         self.asked_processes: list[bool] = []
         self._t0 = time.monotonic()
 
@@ -53,9 +53,9 @@ class Cards:
     def close(self) -> None:
         self.closed += 1
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         self.hang.wait()
-        self.looks += 1
+        self.polls += 1
         self.asked_processes.append(processes)
         if self.look_error:
             raise self.look_error
@@ -70,7 +70,7 @@ class Cards:
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         self.hang.wait()
-        self.glances += 1
+        self.of_burst += 1
         if self.glance_error:
             raise self.glance_error
         return [self._reading(m) for m in meters if m not in self.lost]

@@ -13,7 +13,7 @@ from joulebook.units import NS_PER_MS
 BEGAN_NS = 7 * NS_PER_MS
 
 
-def glances(burst: Burst, tick_ns: dict[Meter, int]) -> tuple[list[Reading], int]:
+def of_burst(burst: Burst, tick_ns: dict[Meter, int]) -> tuple[list[Reading], int]:
     """Glance at counters that step every `tick_ns` until the burst is over: kept, and when."""
     kept: list[Reading] = []
     now_ns = BEGAN_NS
@@ -26,7 +26,7 @@ def glances(burst: Burst, tick_ns: dict[Meter, int]) -> tuple[list[Reading], int
 
 
 def test_each_step_stands_between_two_readings_close_to_one_another() -> None:
-    kept, over_ns = glances(Burst(BEGAN_NS), {METER: 20 * NS_PER_MS, OTHER: 50 * NS_PER_MS})
+    kept, over_ns = of_burst(Burst(BEGAN_NS), {METER: 20 * NS_PER_MS, OTHER: 50 * NS_PER_MS})
     assert over_ns <= 100 * NS_PER_MS + 2 * PAUSE_NS, "when the slower one has stepped twice"
     for meter, tick_ns in ((METER, 20 * NS_PER_MS), (OTHER, 50 * NS_PER_MS)):
         seen = [reading for reading in kept if reading.meter == meter]
@@ -42,6 +42,6 @@ def test_each_step_stands_between_two_readings_close_to_one_another() -> None:
 
 
 def test_counters_that_stand_still_are_not_waited_for() -> None:
-    kept, over_ns = glances(Burst(BEGAN_NS), {METER: 10**12, OTHER: 20 * NS_PER_MS})
+    kept, over_ns = of_burst(Burst(BEGAN_NS), {METER: 10**12, OTHER: 20 * NS_PER_MS})
     assert LENGTH_NS <= over_ns - BEGAN_NS < LENGTH_NS + PAUSE_NS + 1
     assert [reading.t_ns for reading in kept if reading.meter == METER] == [BEGAN_NS]

@@ -178,16 +178,16 @@ def test_a_hang_is_a_gap_and_its_energy_is_booked_later(node: Node) -> None:
 
 def test_processes_are_identified_once_in_their_life(node: Node) -> None:
     node.jobs.pids = {7: JOB}
-    look = node.cards.look
+    poll = node.cards.poll
 
     def with_process(*, processes: bool) -> PollResult:
-        seen = look(processes=processes)
+        seen = poll(processes=processes)
         used = msgspec.structs.replace(
             seen.readings[0], processes=(ProcessUse(7, 1, 5), ProcessUse(8, 1, 5))
         )
         return msgspec.structs.replace(seen, readings=(used,))
 
-    node.cards.look = with_process  # type: ignore[method-assign]
+    node.cards.poll = with_process  # type: ignore[method-assign]
     view = node.tick(30)
     assert node.jobs.asked.count(7) == 1
     assert node.jobs.asked.count(8) == 1, "not again within a second"
@@ -351,7 +351,7 @@ def test_an_end_with_a_full_disk_says_what_is_not_written(
 def slow(tmp_path: Path) -> Iterator[Node]:
     """A daemon that books at its first tick, and then for an hour only where something happens."""
     node = Node(tmp_path, Shelf(), commit_s=3600)
-    node.daemon._witnesses.open(node.daemon._boundary, node.shelf.books)
+    node.daemon._sources.open(node.daemon._boundary, node.shelf.books)
     node.hold()
     node.tick()
     yield node
@@ -360,9 +360,9 @@ def slow(tmp_path: Path) -> Iterator[Node]:
 
 
 def test_between_two_beats_sensors_are_looked_at_and_nothing_is_committed(slow: Node) -> None:
-    committed, looks = slow.shelf.books, slow.cards.looks
+    committed, polls = slow.shelf.books, slow.cards.polls
     views = [slow.tick() for _ in range(5)]
-    assert slow.cards.looks == looks + 5
+    assert slow.cards.polls == polls + 5
     assert slow.shelf.books is committed
     assert all(view.books is committed for view in views), "what is shown is committed"
     assert len({view.now_ns for view in views}) == 5 and all(view.statuses for view in views)
@@ -399,16 +399,16 @@ def test_a_boundary_while_sensors_are_read_is_committed_with_a_reading_after_it(
     slow: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joulebook.node.daemon.AT_MOST_EVERY_S", 0.0)
-    look, boundaries = slow.cards.look, list[int]()
+    poll, boundaries = slow.cards.poll, list[int]()
 
     def meanwhile(*, processes: bool) -> PollResult:
-        seen = look(processes=processes)
+        seen = poll(processes=processes)
         if not boundaries:
             boundaries.append(slow.clock.now_ns())
             slow.jobs.boundary(boundaries[0])
         return seen
 
-    slow.cards.look = meanwhile  # type: ignore[method-assign]
+    slow.cards.poll = meanwhile  # type: ignore[method-assign]
     slow.tick(3)
     (boundary_ns,) = boundaries
     assert slow.shelf.books.meters[METER].last.t_ns > boundary_ns

@@ -38,7 +38,7 @@ def test_the_first_source_that_knows_counts_and_is_asked_once() -> None:
     slurm = Source(lambda pid: JOB if pid == 1 else None)
     owners = ProcessOwners([slurm, Source(lambda pid: SESSION)])
     for _ in range(3):
-        owners.look()
+        owners.poll()
         seen = owners.identified(reading(1, 2))
         assert [p.workload for p in seen.processes or ()] == [JOB, SESSION]
     assert slurm.asked == [1, 2]
@@ -58,7 +58,7 @@ def test_one_that_left_is_asked_about_when_it_comes_back() -> None:
     source = Source(lambda pid: SESSION)
     owners = ProcessOwners([source])
     for there in ([1], [2], [2], [1]):
-        owners.look()
+        owners.poll()
         owners.identified(reading(*there))
     assert source.asked == [1, 2, 1]
     owners.identified(reading(1, started_ns=6))  # another process with that pid

@@ -19,8 +19,8 @@ class PacedCards(Cards):
 
     pace = Pace()
 
-    def look(self, *, processes: bool) -> PollResult:
-        return PollResult(super().look(processes=processes).readings)
+    def poll(self, *, processes: bool) -> PollResult:
+        return PollResult(super().poll(processes=processes).readings)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_counter_that_wraps_soon_is_read_between_ticks(
     cards.pace = Pace(most_s=0.02)
     worker.ask(processes=False)
     assert worker.wait(30)
-    until(lambda: cards.looks >= 5)
+    until(lambda: cards.polls >= 5)
     readings = worker.collect().readings
     assert len(readings) >= 4 and {r.meter for r in readings} == {METER}
     assert worker.health().up, "a meter of the host has no status, and is up nevertheless"
@@ -53,7 +53,7 @@ def test_without_a_pace_nobody_looks_but_the_tick(worker: SensorThread, cards: P
     worker.ask(processes=False)
     worker.wait(30)
     time.sleep(0.1)
-    assert cards.looks == 1
+    assert cards.polls == 1
 
 
 def test_no_tick_waits_for_a_slow_sensor_and_it_is_asked_seldom(cards: PacedCards) -> None:
@@ -65,15 +65,15 @@ def test_no_tick_waits_for_a_slow_sensor_and_it_is_asked_seldom(cards: PacedCard
         for _ in range(20):
             worker.ask(processes=False)
             assert worker.wait(30), "at once"
-            look = worker.collect()
-            assert look.failures == (), "it is slow, and not yet silent"
+            poll = worker.collect()
+            assert poll.failures == (), "it is slow, and not yet silent"
             assert worker.stuck_s() == 0, "and does not hang"
         cards.hang.set()
         until(lambda: worker.collect().readings)
         for _ in range(20):
             worker.ask(processes=False)
         time.sleep(0.05)
-        assert cards.looks == 1
+        assert cards.polls == 1
     finally:
         cards.hang.set()
         worker.stop()

@@ -30,7 +30,7 @@ def worker(cards: Cards) -> Iterator[SensorThread]:
     worker.stop()
 
 
-def look(worker: SensorThread) -> bool:
+def poll(worker: SensorThread) -> bool:
     worker.ask(processes=False)
     return worker.wait(30)
 
@@ -39,15 +39,15 @@ def ended(cards: Cards) -> None:
     """Wait until nobody glances any more."""
 
     def still() -> bool:
-        before = cards.glances
+        before = cards.of_burst
         time.sleep(0.1)
-        return cards.glances == before
+        return cards.of_burst == before
 
     until(still)
 
 
 def test_a_look_gives_readings_and_statuses_once(worker: SensorThread) -> None:
-    assert look(worker)
+    assert poll(worker)
     first, second = worker.collect(), worker.collect()
     assert [r.meter for r in first.readings] == [METER]
     assert [s.meter for s in first.statuses] == [METER]
@@ -59,13 +59,13 @@ def test_a_look_gives_readings_and_statuses_once(worker: SensorThread) -> None:
 def test_processes_are_asked_for_when_wanted(worker: SensorThread, cards: Cards) -> None:
     worker.ask(processes=True)
     worker.wait(30)
-    look(worker)
+    poll(worker)
     assert cards.asked_processes == [True, False]
 
 
 def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
-    look(worker)
+    poll(worker)
     worker.collect()
     cards.hang.clear()
     worker.ask(processes=False)
@@ -82,10 +82,10 @@ def test_a_hung_call_leaves_a_failure_for_every_meter(worker: SensorThread, card
 
 def test_a_lost_device_fails_alone(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
-    look(worker)
+    poll(worker)
     worker.collect()
     cards.lost[OTHER] = "gpu_is_lost"
-    look(worker)
+    poll(worker)
     seen = worker.collect()
     assert [r.meter for r in seen.readings] == [METER]
     assert [(f.meter, f.reason) for f in seen.failures] == [(OTHER, "gpu_is_lost")]
@@ -94,10 +94,10 @@ def test_a_lost_device_fails_alone(worker: SensorThread, cards: Cards) -> None:
 
 def test_a_device_that_is_no_longer_listed_is_missing(worker: SensorThread, cards: Cards) -> None:
     cards.meters.append(OTHER)
-    look(worker)
+    poll(worker)
     worker.collect()
     cards.meters.remove(OTHER)
-    look(worker)
+    poll(worker)
     assert [(f.meter, f.reason) for f in worker.collect().failures] == [(OTHER, "missing")]
 
 
@@ -109,12 +109,12 @@ def test_a_sensor_that_cannot_be_opened_fails_for_known_meters_and_is_tried_agai
     worker.start()
     try:
         for _ in range(3):
-            look(worker)
+            poll(worker)
         assert {f.reason for f in worker.collect().failures} == {"no_permission"}
         assert worker.problem == "no permission"
         assert caplog.text.count("Run as root.") == 1, "a repeated failure is logged once"
         cards.open_error = None
-        until(lambda: look(worker) and worker.collect().readings)
+        until(lambda: poll(worker) and worker.collect().readings)
         assert worker.problem == ""
     finally:
         worker.stop()
@@ -123,51 +123,51 @@ def test_a_sensor_that_cannot_be_opened_fails_for_known_meters_and_is_tried_agai
 def test_a_look_that_fails_as_a_whole_reopens_the_sensor(
     worker: SensorThread, cards: Cards
 ) -> None:
-    look(worker)
+    poll(worker)
     cards.look_error = SensorLost("driver gone", reason="uninitialized")
-    look(worker)
+    poll(worker)
     assert cards.closed == 1
     assert [f.reason for f in worker.collect().failures] == ["uninitialized"]
     cards.look_error = None
-    until(lambda: look(worker) and worker.collect().readings)
+    until(lambda: poll(worker) and worker.collect().readings)
     assert cards.opened == 2
 
 
 def test_released_closes_the_sensor_and_takes_it_up_again(
     worker: SensorThread, cards: Cards
 ) -> None:
-    look(worker)
+    poll(worker)
     worker.collect()
     worker.release(True)
-    look(worker)
+    poll(worker)
     assert cards.closed == 1
     assert not worker.is_open
     assert [f.reason for f in worker.collect().failures] == ["released"]
     worker.release(False)
-    look(worker)
+    poll(worker)
     assert worker.collect().readings
 
 
 def test_a_burst_keeps_the_readings_around_two_steps_and_then_ends(
     worker: SensorThread, cards: Cards
 ) -> None:
-    look(worker)
+    poll(worker)
     worker.collect()
     worker.burst()
-    until(lambda: cards.glances > 5)
+    until(lambda: cards.of_burst > 5)
     ended(cards)
     readings = worker.collect().readings
     energies = [r.energy_uj for r in readings]
     assert len(set(energies)) >= 3, "before, after one step, after two"
-    assert len(readings) < cards.glances, "readings between steps are not kept"
+    assert len(readings) < cards.of_burst, "readings between steps are not kept"
     assert all(before.t_ns < after.t_ns for before, after in pairwise(readings))
 
 
 def test_a_burst_on_a_counter_at_rest_ends_by_time(worker: SensorThread, cards: Cards) -> None:
     cards.watts = 0
-    look(worker)
+    poll(worker)
     worker.burst()
-    until(lambda: cards.glances)
+    until(lambda: cards.of_burst)
     ended(cards)
 
 
@@ -175,11 +175,11 @@ def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
     worker: SensorThread, cards: Cards, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    look(worker)
+    poll(worker)
     worker.collect()
     cards.look_error = ZeroDivisionError("a driver said 0")
     for _ in range(3):
-        assert look(worker)
+        assert poll(worker)
     assert {f.reason for f in worker.collect().failures} == {"fault"}
     assert worker.health().errors == {"fault": 1}
     assert "ZeroDivisionError" in worker.problem
@@ -188,16 +188,16 @@ def test_a_fault_of_a_sensor_is_a_failed_look_and_not_the_end(
     assert "report it" in reported[0].getMessage()
     assert reported[0].exc_info, "with where it was raised"
     cards.look_error = None
-    until(lambda: look(worker) and worker.collect().readings)
+    until(lambda: poll(worker) and worker.collect().readings)
     assert "sensor cards: it is read again" in caplog.text
 
 
 def test_a_fault_in_a_burst_ends_the_burst_alone(worker: SensorThread, cards: Cards) -> None:
-    look(worker)
+    poll(worker)
     cards.glance_error = ZeroDivisionError("a driver said 0")
     worker.burst()
-    until(lambda: cards.glances)
-    assert look(worker)
+    until(lambda: cards.of_burst)
+    assert poll(worker)
     assert worker.collect().readings
 
 
@@ -206,18 +206,18 @@ def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
 ) -> None:
     caplog.set_level("INFO")
     cards.meters.append(OTHER)
-    look(worker)
+    poll(worker)
     cards.lost[OTHER] = "gpu_is_lost"
-    look(worker)
+    poll(worker)
     assert worker.health().up, "the other one is read"
     assert worker.problem == ""
     cards.lost[METER] = "driver_not_loaded"
     for _ in range(3):
-        look(worker)
+        poll(worker)
     assert not worker.health().up
     assert worker.problem == "gpu GPU-b: gpu_is_lost; gpu GPU-a: driver_not_loaded"
     cards.lost.clear()
-    look(worker)
+    poll(worker)
     assert worker.health().up
     assert worker.problem == ""
     assert [record.getMessage() for record in caplog.records] == [
@@ -229,9 +229,9 @@ def test_devices_that_fail_are_named_once_and_a_sensor_without_any_is_down(
 
 
 def test_a_sensor_whose_devices_sleep_is_up(worker: SensorThread, cards: Cards) -> None:
-    look(worker)
+    poll(worker)
     cards.lost[METER] = SUSPENDED
-    look(worker)
+    poll(worker)
     assert worker.health().up
 
 
@@ -243,14 +243,14 @@ def test_a_thread_that_dies_is_started_again_counted_and_seen(cards: Cards) -> N
     worker = SensorThread(cards, cards.clock, kind="counter", known={METER})
     health = Health([worker], lately_s=5.0, hang_s=5.0)
     worker.start()
-    assert look(worker) and worker.died_s() > 1e9
+    assert poll(worker) and worker.died_s() > 1e9
     worker.collect()
     cards.look_error = Fatal("no memory")  # type: ignore[assignment]
     worker.ask(processes=False)
     until(lambda: worker.died_s() < 1e9)
     assert [f.reason for f in worker.collect().failures] == [THREAD_DIED]
     cards.look_error = None
-    until(lambda: look(worker))
+    until(lambda: poll(worker))
     assert [r.meter for r in worker.collect().readings][-1] == METER
     fares = worker.health()
     assert (fares.up, fares.errors[THREAD_DIED]) == (True, 1)
@@ -262,6 +262,6 @@ def test_a_thread_that_dies_is_started_again_counted_and_seen(cards: Cards) -> N
 
 def test_how_long_a_look_took_is_told(worker: SensorThread) -> None:
     assert worker.health().took_s is None
-    assert look(worker)
+    assert poll(worker)
     took_s = worker.health().took_s
     assert took_s is not None and 0 <= took_s < 5

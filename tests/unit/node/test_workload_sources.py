@@ -18,7 +18,7 @@ BOOKS = Books(
     claims=(OPEN, Claim(ENDED, METER, 1, 4, Evidence.PROLOG)),
     workloads={
         JOB: WorkloadState(FACTS, {}, 5),
-        ENDED: WorkloadState(WorkloadFacts(ENDED), {}, 1, ended_ns=4),
+        ENDED: WorkloadState(WorkloadFacts(ENDED, ended_ns=4), {}, 1, ended_ns=4),
     },
 )
 
@@ -31,6 +31,15 @@ def opened(masked: Mask = str) -> Before:
 
 def test_open_claims_and_the_facts_of_what_had_not_ended() -> None:
     assert opened() == Before((FACTS,), (OPEN,))
+
+
+def test_what_used_nothing_for_a_moment_has_not_ended() -> None:
+    """A series ends where nothing is booked at a tick, as right after a restart."""
+    source = Jobs()
+    quiet = WorkloadFacts(WorkloadId("process", "run-1-2"), started_ns=1)
+    books = Books(workloads={quiet.id: WorkloadState(quiet, {}, 1, ended_ns=4)})
+    WorkloadSources([source]).open(lambda _: None, books)
+    assert source.before == Before((quiet,), ())
 
 
 def test_a_source_hears_of_what_was_renamed_by_the_name_that_it_knows() -> None:

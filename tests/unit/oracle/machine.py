@@ -116,7 +116,7 @@ class Card:
         millijoules = self._pj(step_ns) // 1_000_000_000
         return self.lifetime_uj + 1_000 * millijoules
 
-    def look(self, true_ns: int, node_ns: int, epoch: str, processes: bool, full: bool) -> Reading:
+    def poll(self, true_ns: int, node_ns: int, epoch: str, processes: bool, full: bool) -> Reading:
         energy_uj = self.counter_uj(true_ns) if self.counter else None
         if energy_uj is not None and self.wrap_uj is not None:
             energy_uj %= self.wrap_uj
@@ -168,7 +168,7 @@ class Cards:
     def close(self) -> None:
         pass
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         self.open()
         there = [card for card in self.cards if not card.gone]
         read = [card for card in there if not card.lost]
@@ -202,7 +202,7 @@ class Cards:
     def _reading(self, card: Card, processes: bool, *, full: bool) -> Reading:
         assert self.clock is not None
         true_ns = self.now.true_ns if self.made_ns is None else max(self.made_ns, card.born_ns)
-        return card.look(true_ns, self._node_ns(), self.clock.epoch, processes, full)
+        return card.poll(true_ns, self._node_ns(), self.clock.epoch, processes, full)
 
 
 class InlineSensor(SensorThread):
@@ -252,12 +252,12 @@ class InlineSensor(SensorThread):
 
     def _answer(self) -> None:
         asked, self._asked = self._asked, None
-        self._look(processes=bool(asked))
+        self._poll(processes=bool(asked))
 
     def glance_until(self, until_ns: int) -> None:
         """Play a burst that is wanted, as far as there is time."""
-        while self._wants_glance() and not self.hung and self.cards.now.true_ns < until_ns:
-            self._glance()
+        while self._wants_energy() and not self.hung and self.cards.now.true_ns < until_ns:
+            self._poll_energy()
             self._pass(GLANCE_NS)
 
     def wait(self, timeout_s: float) -> bool:

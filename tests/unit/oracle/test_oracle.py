@@ -152,13 +152,13 @@ def book_before_evidence_has_settled(patch: Patch) -> None:
 
 
 def show_series_with_a_value_at_once(patch: Patch) -> None:
-    real = series._Air.settle_labels
+    real = series._ExposedSeries.settle_labels
 
     def settle(self: Any) -> None:
         real(self)
         self.wait(10**18)
 
-    patch.setattr(series._Air, "settle_labels", settle)
+    patch.setattr(series._ExposedSeries, "settle_labels", settle)
 
 
 def expire_an_experiment_with_its_energy(patch: Patch) -> None:

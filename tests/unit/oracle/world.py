@@ -15,7 +15,7 @@ from tests.unit.oracle.scenario import UTC_S, Action, Plan, RateStep
 
 from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
-from joulebook.core.energy.readings import Component, Meter, ProcessUse, Span
+from joulebook.core.energy.readings import Component, Meter, ProcessSpan, ProcessUse
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 
 UTC_NS = UTC_S * S
@@ -274,9 +274,9 @@ class World(threading.Event):
             return
         each, now_ns = self.card(card), self.clock.now_ns()
         owner = WorkloadId("process", f"user-{job % 3}")
-        marks: tuple[Span, ...] = ()
+        marks: tuple[ProcessSpan, ...] = ()
         if marked:
-            marks = (Span(now_ns + 200 * MS, None, WorkloadId("process", f"mark-{pid}")),)
+            marks = (ProcessSpan(now_ns + 200 * MS, None, WorkloadId("process", f"mark-{pid}")),)
         each.processes[pid] = ProcessUse(pid, now_ns, workload=owner, marks=marks)
         self.truth.prolog.pids[pid] = owner
         self.after(for_ms * MS, lambda: self._end_process(each, pid))

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from joulebook.config import load
-from joulebook.config.rates import Rates, days_of, minutes_of, missing
-from joulebook.config.rates_check import NEEDS
+from joulebook.config.rates import NEEDS, Rates, days_of, minutes_of, missing
 from joulebook.core.money.rates import Quality
 from joulebook.errors import ConfigError
 from joulebook.rates.contract import Quantity

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scale import scaled
+from tests.unit.core.money.test_rates import cost_nano
 
-from joulebook.core.money.rates import PPM, RateSet, StepCurve, cost_nano
+from joulebook.core.money.rates import PPM, RateSet, StepCurve
 from joulebook.rates.tariff import Schedule, TariffWindow
 from joulebook.units import UJ_PER_KWH
 

@@ -217,7 +217,8 @@ def counters(site: Site) -> Iterator[Finding]:
         name, audit = f"{state.meter.component} {state.meter.name}", state.audit
         if state.stalled:
             yield warn(
-                f"{name}: its energy counter does not advance while power is drawn",
+                f"{name}: its energy counter does not advance while power is drawn, or far too "
+                "fast",
                 "Its energy is integrated from power instead (method 'integrated'). See the "
                 "known issues of its driver and firmware; a reboot may help.",
             )

@@ -142,21 +142,21 @@ def _omissions(site: Site) -> Iterator[Finding]:
 def _read(sensor: Sensor) -> Iterator[Finding]:
     try:
         sensor.open()
-        look = sensor.look(processes=False)
+        poll = sensor.poll(processes=False)
     except SensorError as error:
         yield fail(f"{sensor.name}: {error}", error.remedy)
         return
     finally:
         sensor.close()
-    names = {status.meter: f"{status.vendor} {status.model} " for status in look.statuses}
+    names = {status.meter: f"{status.vendor} {status.model} " for status in poll.statuses}
     good = [
         f"{names.get(reading.meter, '')}{reading.meter.name} ({_counts(reading)})"
-        for reading in look.readings
+        for reading in poll.readings
     ]
     if good:
         yield ok(f"{sensor.name}: {several(len(good), 'meter')}: {', '.join(good)}")
     remedy = {"rapl": rapl.REMEDY, "hwmon": hwmon.REMEDY, "drm": drm.REMEDY}.get(sensor.name, "")
-    for failure in look.failures:
+    for failure in poll.failures:
         yield fail(f"{sensor.name}: {failure.meter.name} cannot be read ({failure.reason})", remedy)
 
 

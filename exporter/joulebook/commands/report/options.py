@@ -162,6 +162,13 @@ def statement() -> Callable[[F], F]:
             help="Write to FILE instead of standard output.",
         ),
         option(
+            "--wait",
+            heading=heading,
+            is_flag=True,
+            help="First wait (60 s at most) until this node's daemon has booked everything up to "
+            "now; with --collected, collect from all nodes now.",
+        ),
+        option(
             "--rows",
             heading=heading,
             type=FILE,

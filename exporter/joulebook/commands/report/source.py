@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from joulebook.commands.shared.options import Options
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
+from joulebook.lab.collect.metrics import make_collector
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
@@ -149,6 +153,34 @@ def ledgers(args: Options, config: Config) -> ReportSource:
         Screen(sys.stderr).say(f"no ledger at {path}; using the demo's, {demo}")
         return LedgerSource([NodeLedger("demo", demo)])
     return LedgerSource([own(config)])
+
+
+_WAIT_S, _LOOK_S = 60.0, 1.0
+_NOBODYS = Selection(workloads=frozenset({""}))
+
+
+def bring_up_to_date(asked: ReportSource, args: Options, config: Config) -> None:
+    """Collect now, or wait until this node's daemon has booked what was consumed up to now.
+
+    Raises `ConfigError` for a source of which neither can be said, and `LedgerError`.
+    """
+    if isinstance(asked, PrometheusSource) or args.ledger:
+        raise ConfigError("--wait: for this node's ledger or --collected, which can be brought up")
+    if isinstance(asked, CollectedSource):
+        collect = msgspec.structs.replace(config.collect, url=args.collected or config.collect.url)
+        if not make_collector(collect).once():
+            Screen(sys.stderr).say(
+                "--wait: not every node was collected; `joulebook collect --once` says which"
+            )
+        return
+    now_s = time.time()
+    while min(asked.account(0, 1, _NOBODYS).known_until_s.values(), default=0) < now_s:
+        if time.time() - now_s >= _WAIT_S:
+            Screen(sys.stderr).say(
+                f"--wait: the daemon has not booked all within {_WAIT_S:g} s; is it running?"
+            )
+            return
+        time.sleep(_LOOK_S)
 
 
 def _prometheus(url: str, args: Options) -> ReportSource:

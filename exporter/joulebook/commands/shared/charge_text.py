@@ -16,7 +16,7 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Ite
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
-from joulebook.core.units_text import ENERGY, in_column
+from joulebook.core.units_text import ENERGY, decimal, in_column
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
@@ -317,10 +317,3 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
 
 def _money(amount: Exact | None) -> str:
     return "" if amount is None else decimal(amount.floor, NANO)
-
-
-def decimal(value: int, per: int) -> str:
-    """Return `value / per` to nine digits, floored, without floating point."""
-    sign, value = ("-", -value) if value < 0 else ("", value)
-    whole, rest = divmod(value, per)
-    return f"{sign}{whole}.{rest * NANO // per:09}"

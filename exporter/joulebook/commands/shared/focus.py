@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from joulebook.commands.shared.charge_text import decimal
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
+from joulebook.core.units_text import decimal
 from joulebook.lab.collected import bills
 from joulebook.lab.collected.bills import BillLine, MonthBill
 from joulebook.lab.collected.months import after, begin_s

@@ -7,6 +7,7 @@ figures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from joulebook.core import units_text
@@ -41,6 +42,11 @@ def is_partial(booked_ns: int, held_ns: int) -> bool:
 def energy(energy_uj: int) -> str:
     """Format energy to three digits: `812 J`, `1.44 Wh`, `12.4 kWh`."""
     return _spaced(units_text.energy(energy_uj))
+
+
+def energies(values_uj: Sequence[int]) -> list[str]:
+    """Format a column of energies, all in one unit."""
+    return [_spaced(cell) for cell in units_text.energies(values_uj)]
 
 
 def exact_energy(energy_uj: int) -> str:

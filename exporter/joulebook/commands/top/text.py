@@ -51,7 +51,8 @@ def lines(
     head.append("")
     rows = [_gpu_row(gpu) for gpu in board.gpus]
     gpus = screen.table(_GPU_COLUMNS, rows, width=width, fold=False)
-    rows = [_workload_row(each) for each in board.workloads]
+    energies = text.energies([round(each.energy_j * UJ_PER_J) for each in board.workloads])
+    rows = [_workload_row(*each) for each in zip(board.workloads, energies, strict=True)]
     workloads = screen.table(_WORKLOAD_COLUMNS, rows, width=width, fold=False)
     foot = ["", *_books(board, screen, width)]
     if height:
@@ -114,7 +115,7 @@ def _holder(labels: Labels, share: float) -> str:
     return who if share >= 1 else f"{who} {_percent(share)}"
 
 
-def _workload_row(workload: ScrapedWorkload) -> list[str]:
+def _workload_row(workload: ScrapedWorkload, energy: str) -> list[str]:
     labels = workload.labels
     time = text.seconds(workload.gpu_s)
     if workload.coverage is not None:
@@ -127,7 +128,7 @@ def _workload_row(workload: ScrapedWorkload) -> list[str]:
             for name in ("user", "account", "experiment")
         ),
         "ended" if workload.power_w is None else _watts(workload.power_w),
-        text.energy(energy_uj),
+        energy,
         text.percent(idle_uj, energy_uj),
         time,
     ]
@@ -246,7 +247,8 @@ def user_lines(
     head = f"joulebook  {one_line(account.source)}   {text.several(len(everybody), 'user')}"
     if known:
         head += f"   {text.power(sum(known))} now"
-    rows = [_row(user, total) for user in everybody]
+    energies = text.energies([user.amount.energy_uj for user in everybody])
+    rows = [_row(user, total, each) for user, each in zip(everybody, energies, strict=True)]
     made = [screen.paint(cut(head, screen.width), "bold"), ""]
     if rows:
         made += screen.table(_COLUMNS, rows, width=screen.width)
@@ -263,12 +265,12 @@ def user_lines(
     return made
 
 
-def _row(user: User, total_uj: int) -> list[str]:
+def _row(user: User, total_uj: int, energy: str) -> list[str]:
     amount = user.amount
     return [
         one_line(user.name, 80) or "(not known)",
         NOTHING if user.power_w is None else text.power(user.power_w),
-        text.energy(amount.energy_uj),
+        energy,
         text.percent(amount.energy_uj, total_uj),
         text.percent(amount.idle_uj, amount.energy_uj),
         text.duration(user.gpu_ns),

@@ -109,7 +109,9 @@ def _read(records: Sequence[TraceRecord]) -> list[Curve]:
             joules = (now.energy_uj - before.energy_uj) / UJ_PER_J
         elif before.power_mw is not None and now.power_mw is not None:
             joules = (before.power_mw + now.power_mw) / 2 / MW_PER_W * (t1 - t0)
-        if joules is None or before.failed or now.failed or t1 - t0 > MAX_HOLE_S:
+        # A counter that was reset, or jumped, tells nothing of this time.
+        is_sane = joules is not None and 0 <= joules <= _MOST_W * (t1 - t0)
+        if not is_sane or joules is None or before.failed or now.failed or t1 - t0 > MAX_HOLE_S:
             stretches.append([])
             continue
         if not stretches[-1]:
@@ -151,7 +153,7 @@ def _number(row: dict[str, str | None], name: str, where: str, least: float, mos
         value = math.nan
     if not least <= value <= most:
         raise ConfigError(
-            f"{where}: {name} = {str(row.get(name))[:40]!r}: expected {least:g} to {most:g}"
+            f"{where}: {name} = {row.get(name)!r:.40}: expected {least:g} to {most:g}"
         )
     return value
 

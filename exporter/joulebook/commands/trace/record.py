@@ -28,7 +28,7 @@ def main(args: Options) -> int:
     sensor = NvmlSensor(NodeClock())
     try:
         sensor.open()
-        first = sensor.look(processes=False)
+        first = sensor.poll(processes=False)
     except SensorError as error:
         errors.say(f"joulebook record: {error}. {error.remedy}")
         return FAILED
@@ -48,7 +48,7 @@ def _record(sensor: Sensor, first: PollResult, args: Options, errors: Screen) ->
     lost = ""
     with TraceWriter(args.trace, source="joulebook record") as trace:
         try:
-            lost = _looks(sensor, trace, first, began, args, errors)
+            lost = _polls(sensor, trace, first, began, args, errors)
         except KeyboardInterrupt:
             pass  # enough was recorded
         finally:
@@ -71,10 +71,10 @@ def _record(sensor: Sensor, first: PollResult, args: Options, errors: Screen) ->
     return FAILED if lost else 0
 
 
-def _looks(
+def _polls(
     sensor: Sensor,
     trace: TraceWriter,
-    look: PollResult,
+    poll: PollResult,
     began: float,
     args: Options,
     errors: Screen,
@@ -83,7 +83,7 @@ def _looks(
     due, reported = began, began
     every_s = max(args.every, LEAST_EVERY_S)
     while True:
-        trace.append(look)
+        trace.append(poll)
         now = time.monotonic()
         if errors.is_terminal and now - reported >= _PROGRESS_S:
             reported = now
@@ -95,7 +95,7 @@ def _looks(
             return ""
         time.sleep(due - now)
         try:
-            look = sensor.look(processes=False)
+            poll = sensor.poll(processes=False)
         except SensorError as error:
             return f"{error}. {error.remedy}"
 

@@ -131,7 +131,9 @@ def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
     sums: dict[WorkloadId | Remainder, Amount] = {}
     for key, amount in outcome.postings.items():
         sums[key.subject] = sums.get(key.subject, ZERO).plus(amount)
-    for subject, amount in sorted(sums.items(), key=lambda item: -item[1].energy_uj):
+    ranked = sorted(sums.items(), key=lambda item: -item[1].energy_uj)
+    energies = text.energies([amount.energy_uj for _, amount in ranked])
+    for (subject, amount), energy in zip(ranked, energies, strict=True):
         if isinstance(subject, Remainder):
             who = [f"({subject.value})", NOTHING, NOTHING, NOTHING]
         else:
@@ -140,8 +142,8 @@ def _subject_rows(outcome: Outcome, posted_uj: int) -> Iterable[list[str]]:
             who = [one_line(subject.workload), *(one_line(name) or NOTHING for name in names)]
         yield [
             *who,
-            text.duration(amount.held_ns) if amount.held_ns else NOTHING,
-            text.energy(amount.energy_uj),
+            NOTHING if isinstance(subject, Remainder) else text.duration(amount.held_ns),
+            energy,
             text.percent(amount.energy_uj, posted_uj),
         ]
 
@@ -218,18 +220,18 @@ def play(
     meters = [Meter(device.component, device.name) for device in trace.header.devices]
     books, outcome = Books(), Outcome(path.name, trace, span_ns, jobs)
     edges = sorted({edge for job in jobs for edge in (job.start_ns, job.end_ns) if edge < span_ns})
-    glances: list[Reading] = []
+    of_burst: list[Reading] = []
     for at_ns, is_tick in _steps_of(span_ns, interval_ns, edges):
         clock.t_ns = BEGIN_NS + at_ns
         if not is_tick:
-            glances += sensor.poll_energy(meters)
+            of_burst += sensor.poll_energy(meters)
             continue
-        look = sensor.look(processes=True)
+        poll = sensor.poll(processes=True)
         books = _advance(
-            books, clock, policy, jobs, (*glances, *look.readings), look.failures, outcome
+            books, clock, policy, jobs, (*of_burst, *poll.readings), poll.failures, outcome
         )
-        outcome.readings += len(glances) + len(look.readings)
-        glances = []
+        outcome.readings += len(of_burst) + len(poll.readings)
+        of_burst = []
     # No more readings: what is still pending becomes ripe.
     clock.t_ns += policy.settle_ns + interval_ns
     books = _advance(books, clock, policy, jobs, (), (), outcome)

@@ -19,7 +19,7 @@ import msgspec
 
 from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.readings import ProcessUse, Reading, Span
+from joulebook.core.energy.readings import ProcessSpan, ProcessUse, Reading
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
 from joulebook.units import NS_PER_MS
 
@@ -74,7 +74,7 @@ def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
     return process
 
 
-def covering(marks: Iterable[Span], t0_ns: int, t1_ns: int) -> Span | None:
+def covering(marks: Iterable[ProcessSpan], t0_ns: int, t1_ns: int) -> ProcessSpan | None:
     """Return the mark active over `[t0, t1)`; of several the first, which is the innermost."""
     return next(
         (

@@ -134,12 +134,13 @@ def heard(audit: Audit, reading: Reading) -> Audit:
     if now is None or reading.energy_uj is None or reading.power_mw is None:
         return audit
     load, since = _load(reading), audit.since
+    goes_on = since is not None and load is audit.load and since.epoch == reading.epoch
+    if since is not None and goes_on and reading.t_ns - since.t_ns < BLOCK_NS:
+        return audit
     mark = Reading(reading.meter, reading.t_ns, reading.energy_uj, wrap_uj=reading.wrap_uj,
                    epoch=reading.epoch, by_power=now)  # fmt: skip
-    if since is None or load is not audit.load or since.epoch != reading.epoch:
+    if since is None or not goes_on:
         return msgspec.structs.replace(audit, since=mark, load=load, blocks=())
-    if reading.t_ns - since.t_ns < BLOCK_NS:
-        return audit
     counted, drawn, duration_ns = (
         counted_uj(since, reading), drawn_uj(since, reading), reading.t_ns - since.t_ns
     )  # fmt: skip

@@ -80,7 +80,7 @@ class Measured(NamedTuple):
 
 def measure(
     meters: Meters,
-    looks: Iterable[Reading | Failure],
+    polls: Iterable[Reading | Failure],
     horizon_ns: int,
     due: Callable[[MeterState], Due],
     calibration: Callable[[Meter], Calibration | None] = lambda _: None,
@@ -90,7 +90,7 @@ def measure(
     `due` gives it for each meter that is booked by itself; a node meter is due up to `horizon_ns`,
     as far as its child meters are booked.
     """
-    seen = sorted(looks, key=lambda look: (look.t_ns, look.meter))
+    seen = sorted(polls, key=lambda poll: (poll.t_ns, poll.meter))
     states, taken = _taken_in(meters, seen)
     node = _node_meters(meters.node, states, seen)
     due_of = {
@@ -155,40 +155,40 @@ def _calibrated_rest(
 
 
 def _taken_in(
-    meters: Meters, looks: Iterable[Reading | Failure]
+    meters: Meters, polls: Iterable[Reading | Failure]
 ) -> tuple[dict[Meter, MeterState], list[MeterUpdate]]:
     """Return all meters with their readings, and how each reading changed its meter."""
     states = {**meters.booked, **{name: each.state for name, each in meters.node.items()}}
     taken = []
-    for look in looks:
-        each = _after(states.get(look.meter), look)
+    for poll in polls:
+        each = _after(states.get(poll.meter), poll)
         if each is not None:
-            states[look.meter] = each.state
+            states[poll.meter] = each.state
             taken.append(each)
     return states, taken
 
 
-def _after(state: MeterState | None, look: Reading | Failure) -> MeterUpdate | None:
+def _after(state: MeterState | None, poll: Reading | Failure) -> MeterUpdate | None:
     """Return a meter after one poll; `None` if it was never read."""
-    if isinstance(look, Failure):
+    if isinstance(poll, Failure):
         if state is not None:
-            return metering.lose(state, look)
-        is_gpu = look.meter.component is Component.GPU
-        return MeterUpdate(metering.begin_unread(look)) if is_gpu else None
+            return metering.lose(state, poll)
+        is_gpu = poll.meter.component is Component.GPU
+        return MeterUpdate(metering.begin_unread(poll)) if is_gpu else None
     if state is not None:
-        return metering.take(state, look)
-    return MeterUpdate(metering.begin(look)) if is_believable(look) else None
+        return metering.take(state, poll)
+    return MeterUpdate(metering.begin(poll)) if is_believable(poll) else None
 
 
 def _node_meters(
     known: Mapping[Meter, NodeMeter],
     states: Mapping[Meter, MeterState],
-    looks: Iterable[Reading | Failure],
+    polls: Iterable[Reading | Failure],
 ) -> dict[Meter, NodeMeter]:
     """Return the node meters, updated with what they cover now."""
     found = dict(known)
-    for look in looks:
-        if isinstance(look, Reading) and (look.covers or look.parts) and look.meter in states:
-            state = states[look.meter]
-            found[look.meter] = node_meter.heard(found.get(look.meter), look, state)
+    for poll in polls:
+        if isinstance(poll, Reading) and (poll.covers or poll.parts) and poll.meter in states:
+            state = states[poll.meter]
+            found[poll.meter] = node_meter.heard(found.get(poll.meter), poll, state)
     return {name: msgspec.structs.replace(each, state=states[name]) for name, each in found.items()}

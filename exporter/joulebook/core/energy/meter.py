@@ -249,6 +249,10 @@ def _count(state: MeterState, reading: Reading) -> MeterUpdate:
     if verdict is not None:
         return _append(state, msgspec.structs.replace(reading, breaks=verdict))
     if suspect is None or reading.t_ns <= suspect.t_ns or judge(suspect, reading) is None:
+        if reading.power_mw is not None and reading.t_ns - last.t_ns >= FALLBACK_NS:
+            # It is no jump but a wrong unit: that time is lost, and power tells from here on.
+            taken = _append(state, msgspec.structs.replace(reading, breaks=Break.IMPLAUSIBLE))
+            return taken._replace(state=msgspec.structs.replace(taken.state, stalled=True))
         failed = lose(state, Failure(reading.meter, reading.t_ns, IMPLAUSIBLE))
         suspect = msgspec.structs.replace(reading, processes=None, after_outage=state.resumed)
         return failed._replace(state=msgspec.structs.replace(failed.state, suspect=suspect))

@@ -60,7 +60,7 @@ class PowerSum(NamedTuple):
     energy_uj: int = 0
 
 
-class Span(NamedTuple):
+class ProcessSpan(NamedTuple):
     """A mark on a process: it consumes for `workload` from `t0` until `t1` (`None`: still)."""
 
     t0_ns: int
@@ -92,7 +92,7 @@ class ProcessUse(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ended: bool = False
     instance: str = ""
     """The UUID of the MIG instance that it runs on; empty on a card without MIG."""
-    marks: tuple[Span, ...] = ()
+    marks: tuple[ProcessSpan, ...] = ()
     graphics: bool = False
     """Whether it has graphics contexts only, as display servers do."""
 

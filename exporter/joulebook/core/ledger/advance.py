@@ -91,7 +91,7 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
     """Run one tick: measure, attribute and charge, and return the new books."""
     if tick.now_ns <= books.last_ns:
         return books, Entry()
-    looks = _looks(books, tick)
+    polls = _polls(books, tick)
     claims, books = books.claims, _informed(books, tick)
     usage = host.Usage(tuple(books.snapshots.values()))
     renamed, facts = renames.told(books, tick.facts, tick.now_ns, tick.utc_offset_ns)
@@ -101,7 +101,7 @@ def advance(books: Books, tick: Tick, policy: BookingPolicy) -> tuple[Books, Ent
 
     measured = measure(
         _meters(books, tick),
-        looks,
+        polls,
         tick.now_ns - policy.settle_ns,
         due,
         lambda meter: calibration.of(policy.calibrations, meter, books.models.get(meter, "")),
@@ -166,7 +166,7 @@ def _informed(books: Books, tick: Tick) -> Books:
     )
 
 
-def _looks(books: Books, tick: Tick) -> list[Reading | Failure]:
+def _polls(books: Books, tick: Tick) -> list[Reading | Failure]:
     """Return the readings, with whether CPU and DRAM were busy from the use of the host."""
     busy = is_busy(books.snapshots, tick.snapshots)
     return [*(host.watched(reading, busy) for reading in tick.readings), *tick.failures]

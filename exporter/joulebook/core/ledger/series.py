@@ -79,21 +79,23 @@ def advance(
     books: Books, step: Step, policy: SeriesPolicy
 ) -> tuple[Books, tuple[WorkloadFacts, ...]]:
     """Advance all series by one tick. Return the books and the facts that are new."""
-    air = _Air(books, policy, step.now_ns)
+    exposed = _ExposedSeries(books, policy, step.now_ns)
     if step.resumed:
-        air.experiments.hold()
+        exposed.experiments.hold()
     if step.served_ns:
-        air.wait(step.served_ns)
+        exposed.wait(step.served_ns)
     else:
-        air.postpone(step.now_ns - books.last_ns)
-    news = air.learn(step.facts, step.claims, step.present | set(step.earned), step.foreign_users)
-    air.credit(step.earned, step.bills)
-    air.settle_labels()
-    air.let_go(step.claims, step.present | {*step.earned, *step.foreign_users})
-    return air.books(), news
+        exposed.postpone(step.now_ns - books.last_ns)
+    news = exposed.learn(
+        step.facts, step.claims, step.present | set(step.earned), step.foreign_users
+    )
+    exposed.credit(step.earned, step.bills)
+    exposed.settle_labels()
+    exposed.let_go(step.claims, step.present | {*step.earned, *step.foreign_users})
+    return exposed.books(), news
 
 
-class _Air:
+class _ExposedSeries:
     """The exposed series during one tick."""
 
     def __init__(self, books: Books, policy: SeriesPolicy, now_ns: int) -> None:

@@ -48,7 +48,7 @@ class ChargeState(msgspec.Struct, frozen=True, gc=False, array_like=True):
 PER_GPU_HOUR = "GPU-hour"
 
 
-class Stretch(NamedTuple):
+class PricedStretch(NamedTuple):
     """A part of one quarter hour in which no rate changes.
 
     Attributes:
@@ -82,7 +82,7 @@ class Tariff:
         self._rates = rates
         self._models = models
         self._offset_ns = utc_offset_ns
-        self._quarters: dict[int, list[Stretch]] = {}
+        self._quarters: dict[int, list[PricedStretch]] = {}
 
     def pieces(self, interval: Interval) -> Iterator[Interval]:
         """Yield the interval, cut at every quarter hour of UTC and every step of a rate."""
@@ -95,7 +95,7 @@ class Tariff:
                 elif from_ns < to_ns:
                     yield interval.cut(from_ns - self._offset_ns, to_ns - self._offset_ns)
 
-    def at(self, t_ns: int) -> Stretch:
+    def at(self, t_ns: int) -> PricedStretch:
         """Return the stretch that contains an instant of node time."""
         utc_ns = t_ns + self._offset_ns
         stretches = self._stretches(utc_ns // QUARTER_NS)
@@ -111,7 +111,7 @@ class Tariff:
         """The currency of all prices."""
         return self._rates.currency
 
-    def _stretches(self, quarter: int) -> list[Stretch]:
+    def _stretches(self, quarter: int) -> list[PricedStretch]:
         known = self._quarters.get(quarter)
         if known is None:
             t0_ns, t1_ns = quarter * QUARTER_NS, (quarter + 1) * QUARTER_NS
@@ -120,9 +120,9 @@ class Tariff:
             self._quarters[quarter] = known
         return known
 
-    def _stretch(self, t0_ns: int, t1_ns: int, quarter_s: int) -> Stretch:
+    def _stretch(self, t0_ns: int, t1_ns: int, quarter_s: int) -> PricedStretch:
         rates = self._rates.at(t0_ns // NS_PER_S)
-        return Stretch(t0_ns, t1_ns, quarter_s, rates, tuple(self._per_kwh(rates)))
+        return PricedStretch(t0_ns, t1_ns, quarter_s, rates, tuple(self._per_kwh(rates)))
 
     def _per_kwh(self, rates: InForce) -> Iterator[tuple[Charge, int]]:
         electricity, co2e = rates.electricity, rates.co2e
@@ -171,7 +171,7 @@ def charge(bookings: Iterable[Booking], tariff: Tariff) -> Postings:
     )
 
 
-_Timed = Sequence[tuple[Booking, Stretch]]
+_Timed = Sequence[tuple[Booking, PricedStretch]]
 
 
 def _amounts(timed: _Timed) -> Iterator[tuple[PostingKey, Amount]]:

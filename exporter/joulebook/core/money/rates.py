@@ -258,31 +258,12 @@ def facility_rate(value: int | None, pue_ppm: int | None) -> int | None:
     return None if value is None or pue_ppm is None else value * pue_ppm
 
 
-def facility_uj(energy_uj: int, pue_ppm: int) -> int:
-    """Return the facility energy for IT energy, to the nearest microjoule."""
-    return _nearest(energy_uj * pue_ppm, PPM)
-
-
-def cost_nano(energy_uj: int, pue_ppm: int, price_nano_per_kwh: int) -> int:
-    """Electricity cost of one amount at one price, to the nearest nano-unit (for statements)."""
-    return _nearest(energy_uj * pue_ppm * price_nano_per_kwh, PER_KWH)
-
-
-def co2e_ug(energy_uj: int, pue_ppm: int, ug_per_kwh: int) -> int:
-    """CO2e of one amount at one intensity, to the nearest microgram (for statements)."""
-    return _nearest(energy_uj * pue_ppm * ug_per_kwh, PER_KWH)
-
-
 def hourly_nano(
     price_nano: int, residual_nano: int, life_years: Decimal, utilisation: Decimal
 ) -> int:
     """Hourly cost of a GPU from its purchase: (price - residual) / (life hours x utilisation)."""
     hours = life_years * HOURS_PER_YEAR * utilisation
     return int((Decimal(price_nano - residual_nano) / hours).to_integral_value())
-
-
-def _nearest(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def whole(value: Decimal | float | str, per: int = 1) -> int:

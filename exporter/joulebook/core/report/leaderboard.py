@@ -69,6 +69,8 @@ class Entrant(msgspec.Struct, frozen=True):
         host: Share of the time for which hosts were measured, too; `None`: unknown.
         partial: Why the energy is incomplete; empty: it is complete.
         own_uj: The energy with a job's split among its results; `None`: all of it.
+        co2e_ug: CO2e, of everything measured; `None`: unknown.
+        coverage: Share of the held GPU time that is measured; `None`: unknown.
 
     """
 
@@ -86,6 +88,8 @@ class Entrant(msgspec.Struct, frozen=True):
     host: float | None = None
     partial: str = ""
     own_uj: Fraction | None = None
+    co2e_ug: int | None = None
+    coverage: float | None = None
 
     @property
     def inferred(self) -> bool:
@@ -96,14 +100,15 @@ class Entrant(msgspec.Struct, frozen=True):
 class FrontStep(msgspec.Struct, frozen=True):
     """One entrant of the front, and the cost per point since the previous one.
 
-    `uj_per_point` and `cost_per_point` (nano-units) are `None` for the first, and cost where
-    either of the two has none in that currency.
+    `uj_per_point`, `cost_per_point` (nano-units) and `ug_per_point` (CO2e) are `None` for the
+    first; money and CO2e too where either of the two has none.
     """
 
     entrant: Entrant
     gained: Fraction | None = None
     uj_per_point: Fraction | None = None
     cost_per_point: Mapping[str, Fraction] | None = None
+    ug_per_point: Fraction | None = None
 
 
 class Dominated(NamedTuple):
@@ -120,7 +125,7 @@ class Aside(NamedTuple):
     why: str
 
 
-class Boundary(StrEnum):
+class RankBoundary(StrEnum):
     """What the energy of a board covers; the values are displayed."""
 
     HOSTS = "GPUs and their hosts"
@@ -137,7 +142,7 @@ class Board(msgspec.Struct, frozen=True):
     front: tuple[FrontStep, ...]
     dominated: tuple[Dominated, ...] = ()
     aside: tuple[Aside, ...] = ()
-    boundary: Boundary = Boundary.GIVEN
+    boundary: RankBoundary = RankBoundary.GIVEN
 
     @property
     def entrants(self) -> tuple[Entrant, ...]:
@@ -204,25 +209,25 @@ _ALL = 0.9995
 
 def _comparable(
     entrants: Sequence[Entrant],
-) -> tuple[list[Entrant], list[Aside], Boundary]:
+) -> tuple[list[Entrant], list[Aside], RankBoundary]:
     """Split entrants into those that compare, in energy of the same boundary, and the others."""
     aside = [Aside(each, f"a lower bound: {each.partial}") for each in entrants if each.partial]
     whole = [each for each in entrants if not each.partial]
     measured = [each for each in whole if each.join is not Join.GIVEN]
     if not measured:
-        return whole, aside, Boundary.GIVEN
+        return whole, aside, RankBoundary.GIVEN
     aside += [
         Aside(each, "its energy was stated by its author, that of others was measured")
         for each in whole
         if each.join is Join.GIVEN
     ]
     if all(each.host is not None and each.host >= _ALL for each in measured):
-        return measured, aside, Boundary.HOSTS
+        return measured, aside, RankBoundary.HOSTS
     narrowed = [
         each if each.gpu_uj is None else msgspec.structs.replace(each, energy_uj=each.gpu_uj)
         for each in measured
     ]
-    return narrowed, aside, Boundary.GPUS
+    return narrowed, aside, RankBoundary.GPUS
 
 
 def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:
@@ -232,18 +237,23 @@ def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontSt
         if before is None or not gained:
             yield FrontStep(entrant)
         else:
-            # Money covers everything measured: with different boundaries it is not comparable.
+            # Money and CO2e cover everything measured: with different boundaries they do not
+            # compare.
             alike = (entrant.host or 0.0) == (before.host or 0.0)
             spent = {
                 currency: Fraction(entrant.cost_nano[currency] - before.cost_nano[currency])
                 for currency in sorted(entrant.cost_nano.keys() & before.cost_nano.keys())
                 if alike
             }
+            emitted = None
+            if alike and entrant.co2e_ug is not None and before.co2e_ug is not None:
+                emitted = Fraction(entrant.co2e_ug - before.co2e_ug) / gained
             yield FrontStep(
                 entrant,
                 gained,
                 Fraction(entrant.energy_uj - before.energy_uj) / gained,
                 {currency: nano / gained for currency, nano in spent.items()} or None,
+                emitted,
             )
         before = entrant
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO, Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charges, total
@@ -195,7 +196,8 @@ def wall_ns(
 ) -> dict[_OnMeter, int] | None:
     """For how long a run held each GPU inside the account; `None`: a start or an end is not known.
 
-    A GPU that was not read for all of the time has no posting, but the run held it.
+    A GPU that was not read for all of the time has no posting, but the run held it. Without a
+    scheduler a run holds a GPU while it has processes there, not from its start to its end.
     """
     if Unknowable.COVERAGE in account.unknown:
         return None
@@ -208,7 +210,7 @@ def wall_ns(
         if row.meter.component is Component.GPU:
             key = (row.subject, row.node, row.meter)
             held[key] = held.get(key, ZERO).plus(row.amount)
-            if row.method is Method.APPORTIONED:
+            if row.method is Method.APPORTIONED or row.evidence == Evidence.PROCESSES.label:
                 shared.add(key)
     walls: dict[_OnMeter, int] = {}
     longest_ns = 0
@@ -227,7 +229,8 @@ def wall_ns(
             if key in shared:
                 # How much of it it would have held in a gap is reported by the rest of the time.
                 gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
-                walls[key] = amount.held_ns + gap_ns * amount.held_ns // max(whole_ns, 1)
+                read_ns = max(whole_ns - gap_ns, amount.held_ns, 1)
+                walls[key] = amount.held_ns + gap_ns * amount.held_ns // read_ns
     unseen = workload.gpu_count - len(held)
     if unseen > 0 and not shared and longest_ns > 0:
         walls[workload.id, "", UNSEEN] = unseen * longest_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 import ssl
 from collections import Counter
@@ -157,7 +158,6 @@ class TargetState:
 
     def failed(self, now: float, every_s: float, reason: str, problem: str, lot: float) -> None:
         """Schedule a retry with back-off; `lot` in [0, 1) spreads targets."""
-        self.asked = False
         self.failures += 1
         self.repeats = 0
         self.problem, self.reason = problem, reason
@@ -166,7 +166,6 @@ class TargetState:
 
     def went_well(self, now: float, now_s: float, every_s: float, behind: int, lot: float) -> None:
         """Schedule the next request after the interval, or at once if there is more."""
-        self.asked = False
         self.failures = self.repeats = 0
         self.problem = self.reason = ""
         self.good_s = now_s
@@ -175,43 +174,73 @@ class TargetState:
 
 
 class TargetList:
-    """All targets. Used by one thread."""
+    """All targets. Used by one thread; what is done for a page does not grow with their number."""
 
     def __init__(self, lot: Callable[[], float] = random.random) -> None:  # no secret
         self._lot = lot
         self.targets: dict[str, TargetState] = {}
+        self.asked = 0
+        """How many answers are awaited."""
+        self._queue: list[tuple[float, str]] = []
+        """When targets are due; what is no longer so is passed over."""
+        self._at: dict[tuple[str, str], set[str]] = {}
+        """The targets at which each node was found."""
 
     def renew(self, urls: Iterable[str], now: float, spread_s: float) -> None:
         """Replace the targets; new ones are requested within `spread_s`."""
         wanted = set(urls)
         for url in self.targets.keys() - wanted:
             if not self.targets[url].asked:
-                del self.targets[url]
+                self._at.get(self.targets.pop(url).node, set()).discard(url)
         for url in sorted(wanted - self.targets.keys()):
             self.targets[url] = TargetState(now + self._lot() * spread_s)
+            heapq.heappush(self._queue, (self.targets[url].due, url))
 
     def due(self, now: float, most: int) -> list[str]:
-        """Return at most this many due targets, the longest due first."""
-        ready = [
-            (standing.due, url)
-            for url, standing in self.targets.items()
-            if not standing.asked and standing.due <= now
-        ]
-        return [url for _, url in sorted(ready)[:most]]
+        """Return at most this many due targets, the longest due first; they are asked now."""
+        found: list[str] = []
+        while len(found) < most and self._queue and self._queue[0][0] <= now:
+            due, url = heapq.heappop(self._queue)
+            state = self.targets.get(url)
+            if state is not None and not state.asked and state.due == due:
+                state.asked = True
+                self.asked += 1
+                found.append(url)
+        return found
 
     def twin(self, url: str, node: tuple[str, str], ledger_id: str) -> str:
         """Another target that is this node too, with another ledger (`""`: none)."""
-        for other, standing in self.targets.items():
-            if other != url and standing.node == node and standing.ledger_id != ledger_id:
+        for other in sorted(self._at.get(node, ())):
+            if other != url and self.targets[other].ledger_id != ledger_id:
                 return other
         return ""
+
+    def found(self, url: str, node: tuple[str, str], ledger_id: str) -> None:
+        """A target is that node, with that ledger."""
+        state = self.targets[url]
+        self._at.get(state.node, set()).discard(url)
+        self._at.setdefault(node, set()).add(url)
+        state.node, state.ledger_id = node, ledger_id
+
+    def again(self, url: str, now: float) -> None:
+        """Ask at once, otherwise."""
+        self.targets[url].due = now
+        self._answered(url)
+
+    def _answered(self, url: str) -> None:
+        state = self.targets[url]
+        self.asked -= state.asked
+        state.asked = False
+        heapq.heappush(self._queue, (state.due, url))
 
     def failed(self, url: str, now: float, every_s: float, reason: str, problem: str) -> None:
         """A target gave nothing that could be used."""
         if url in self.targets:
             self.targets[url].failed(now, every_s, reason, problem, self._lot())
+            self._answered(url)
 
     def went_well(self, url: str, now: float, now_s: float, every_s: float, behind: int) -> None:
         """A target's page is in the ledger."""
         if url in self.targets:
             self.targets[url].went_well(now, now_s, every_s, behind, self._lot())
+            self._answered(url)

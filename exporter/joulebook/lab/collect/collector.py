@@ -67,7 +67,7 @@ class Collector:
     ) -> None:
         self.settings = settings
         self.sources = targets
-        self.roll = TargetList()
+        self.states = TargetList()
         self.taken: Counter[str] = Counter()
         """Pages, rows and late entries since the start."""
         self.database_problem = ""
@@ -77,7 +77,7 @@ class Collector:
         self._connect = connect
         self._database: Database | None = None
         self._next_try = 0.0
-        self._next_look = 0.0
+        self._next_refresh = 0.0
         self._positions: dict[str, int] = {}
         self._ledger_of: dict[str, str] = {}
         self._answers: queue.SimpleQueue[NodeAnswer] = queue.SimpleQueue()
@@ -98,21 +98,19 @@ class Collector:
         self._look(time.monotonic(), spread_s=0.0)
         self._database = self._open()
         with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
-            while any(self._unfinished(url) for url in self.roll.targets):
+            while any(self._unfinished(url) for url in self.states.targets):
                 self._ask(pool)
                 self._take_in()
                 if self.database_problem:
                     raise LedgerUnavailable(self.database_problem)
         self._let_go()
         return not self.sources.failing and not any(
-            standing.problem for standing in self.roll.targets.values()
+            state.problem for state in self.states.targets.values()
         )
 
     def _unfinished(self, url: str) -> bool:
-        standing = self.roll.targets[url]
-        return standing.asked or (
-            not standing.failures and (standing.good_s is None or standing.behind > 0)
-        )
+        state = self.states.targets[url]
+        return state.asked or (not state.failures and (state.good_s is None or state.behind > 0))
 
     def _turn(self, pool: ThreadPoolExecutor, spread_s: float) -> None:
         self.turned = time.monotonic()
@@ -128,10 +126,10 @@ class Collector:
 
     def _look(self, now: float, spread_s: float) -> None:
         """For targets, and for new certificates."""
-        if now < self._next_look:
+        if now < self._next_refresh:
             return
-        self._next_look = now + self.settings.refresh_s
-        self.roll.renew(self.sources.look(), now, spread_s if self.roll.targets else 0.0)
+        self._next_refresh = now + self.settings.refresh_s
+        self.states.renew(self.sources.look(), now, spread_s if self.states.targets else 0.0)
         try:
             self._client.refresh()
             _once.recovered("certificates", "certificates are in use again")
@@ -139,11 +137,9 @@ class Collector:
             _once.failed("certificates", "%s; using the last good ones", error)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
-        asked = sum(standing.asked for standing in self.roll.targets.values())
-        for url in self.roll.due(time.monotonic(), self.settings.parallel - asked):
+        for url in self.states.due(time.monotonic(), self.settings.parallel - self.states.asked):
             ledger_id = self._ledger_of.get(url, "")
             question = NodeQuestion(url, self._positions.get(ledger_id, 0), ledger_id)
-            self.roll.targets[url].asked = True
             pool.submit(self._fetch, question)
 
     def _fetch(self, question: NodeQuestion) -> None:
@@ -185,7 +181,7 @@ class Collector:
 
     def _write(self, question: NodeQuestion, page: PostingsPage) -> None:
         target, node = question.target, (page.cluster, page.node)
-        if twin := self.roll.twin(target, node, page.ledger_id):
+        if twin := self.states.twin(target, node, page.ledger_id):
             raise InputError(
                 f"{target}: is node {page.node!r}, but so is {twin}, with another ledger: set "
                 "different node.name",
@@ -200,8 +196,7 @@ class Collector:
             self._again(target)
             return
         now_s = time.time()
-        targets = frozenset(self.roll.targets)
-        taken = ingest.take(self._database, page, target, int(now_s), targets)
+        taken = ingest.take(self._database, page, target, int(now_s), self.states.targets.keys())
         if taken is None:
             self._read_positions(self._database)
             self._again(target)
@@ -215,27 +210,26 @@ class Collector:
                 "they are kept aside until the node corrects their dates",
                 target, page.node, said,
             )  # fmt: skip
-        if target in self.roll.targets:
-            standing = self.roll.targets[target]
-            standing.node, standing.ledger_id = node, page.ledger_id
+        if target in self.states.targets:
+            self.states.found(target, node, page.ledger_id)
         _once.recovered(target, "%s: collected again", target)
-        self.roll.went_well(
+        self.states.went_well(
             target, time.monotonic(), now_s, self.settings.every_s, page.last - page.next
         )
 
     def _refused(self, target: str, reason: str, message: str) -> None:
         _once.failed(target, "%s", message)
-        self.roll.failed(target, time.monotonic(), self.settings.every_s, reason, message)
+        self.states.failed(target, time.monotonic(), self.settings.every_s, reason, message)
 
     def _again(self, target: str) -> None:
         """Request again at once, without counting a failure of the target."""
-        if target in self.roll.targets:
-            standing = self.roll.targets[target]
-            standing.repeats += 1
-            if standing.repeats > _REPEATS and not self.database_problem:
+        if target in self.states.targets:
+            state = self.states.targets[target]
+            state.repeats += 1
+            if state.repeats > _REPEATS and not self.database_problem:
                 self._refused(target, "order", f"{target}: returns a different ledger each time")
                 return
-            standing.asked, standing.due = False, time.monotonic()
+            self.states.again(target, time.monotonic())
 
     def _open(self) -> Database:
         database = self._connect()

@@ -143,29 +143,29 @@ class CollectorPages:
 
     def _values(self) -> Iterator[tuple[str, list[tuple[tuple[str, ...], float]]]]:
         collector = self._collector
-        targets = sorted(collector.roll.targets.copy().items())
+        targets = sorted(collector.states.targets.copy().items())
         yield "joulebook_collect_targets", [((), len(targets))]
         yield (
             "joulebook_collect_target_up",
             [
-                ((url,), int(standing.good_s is not None and not standing.problem))
-                for url, standing in targets
+                ((url,), int(state.good_s is not None and not state.problem))
+                for url, state in targets
             ],
         )
         yield (
             "joulebook_collect_target_last_success_timestamp_seconds",
-            [((url,), standing.good_s) for url, standing in targets if standing.good_s is not None],
+            [((url,), state.good_s) for url, state in targets if state.good_s is not None],
         )
         yield (
             "joulebook_collect_target_behind",
-            [((url,), standing.behind) for url, standing in targets if standing.good_s is not None],
+            [((url,), state.behind) for url, state in targets if state.good_s is not None],
         )
         yield (
             "joulebook_collect_errors_total",
             [
                 ((url, reason), count)
-                for url, standing in targets
-                for reason, count in sorted(standing.errors.copy().items())
+                for url, state in targets
+                for reason, count in sorted(state.errors.copy().items())
             ],
         )
         for name in ("pages", "rows", "late"):
@@ -179,7 +179,7 @@ class CollectorPages:
         """
         wrong = [*filter(None, [self._collector.database_problem])]
         wrong += self._collector.sources.failing.copy().values()
-        targets = sorted(self._collector.roll.targets.copy().items())
+        targets = sorted(self._collector.states.targets.copy().items())
         wrong += [each.problem for _, each in targets if each.reason in _MISTAKEN]
         return (False, "\n".join(wrong)) if wrong else (True, "ready")
 
@@ -193,9 +193,9 @@ class CollectorPages:
     def index(self) -> bytes:
         """Return the targets with their state."""
         rows = "".join(
-            f"<tr><td>{text(url, 300)}<td>{text(standing.node[1], 300)}"
-            f"<td>{_ago(standing.good_s)}<td>{standing.behind}<td>{text(standing.problem, 300)}"
-            for url, standing in sorted(self._collector.roll.targets.copy().items())
+            f"<tr><td>{text(url, 300)}<td>{text(state.node[1], 300)}"
+            f"<td>{_ago(state.good_s)}<td>{state.behind}<td>{text(state.problem, 300)}"
+            for url, state in sorted(self._collector.states.targets.copy().items())
         )
         _, said = self.ready()
         return (

@@ -8,7 +8,7 @@ integers of the ledger (uJ, ns, and `whole`, `nano` and `rest` of an exact amoun
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,10 +100,9 @@ def export(database: Database, folder: Path, now_s: int) -> Iterator[Exported]:
             "--export: pyarrow is not installed: pip install 'joulebook[parquet]'"
         ) from None
     gone = compact.months(database)
-    months = database.rows("SELECT DISTINCT month FROM used ORDER BY month")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for (month,) in months:
+        for month in compact.consumed(database):
             if month not in gone:
                 yield _month(database, month, folder.absolute(), now_s)
     except OSError as error:
@@ -156,7 +155,7 @@ def file(folder: Path, name: str, month: int) -> Path:
 
 
 def quarters(
-    database: Database, month: int, name: str, wanted: list[int] | None, why: str
+    database: Database, month: int, name: str, wanted: Sequence[int] | None, why: str
 ) -> list[Row]:
     """Return the exported rows of a month: numbers first, then texts, as in its file.
 
@@ -179,7 +178,7 @@ def quarters(
 
         chosen = [("ledger", "in", ledgers)]
         if wanted is not None and name != "rates":
-            chosen.append(("workload", "in", wanted))
+            chosen.append(("workload", "in", [*wanted]))
         columns = [*_NUMBERS[name].split(), *_TEXTS[name].split()]
         table = parquet.read_table(path, columns=columns, filters=chosen)
     except ImportError:

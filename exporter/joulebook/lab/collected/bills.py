@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.money.amounts import Charge, Charges, Exact, Item, add
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item, add
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
@@ -42,26 +42,23 @@ def exact(parts: Sequence[object]) -> Exact:
     return Exact.of((whole * NANO + nano) * PER_KWH + rest)
 
 
-_BY_OWNER = "remainder, account, person, experiment, correction"
-
-# What is of the month itself goes together; only what came late says of which day it is.
-_DAY = "CASE WHEN correction > 0 OR (day_s >= ? AND day_s < ?) THEN 0 ELSE day_s END AS late_s"
-
-_AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
-
-_USED = f"""
-SELECT {_BY_OWNER}, {_DAY}, component, {halves(*_AMOUNT)}
-FROM used_entries JOIN owners ON owners.id = owner
-WHERE month = ? AND (? = '' OR account = ?)
-GROUP BY {_BY_OWNER}, late_s, component
+def _entries(table: str, columns: str, amounts: Sequence[str], kind: str) -> str:
+    """Return the question for a month's amounts by owner, and both legs of its transfers."""
+    plain, minus = ", ".join(amounts), ", ".join(f"-{amount}" for amount in amounts)
+    of_month = f"FROM transfers WHERE month = ? AND {kind} <> ''"
+    return f"""
+SELECT remainder, account, person, experiment, correction, late_for, {columns}, {plain} FROM (
+    SELECT owner, 0 AS correction, late_for, {columns}, {plain} FROM {table} WHERE month = ?
+    UNION ALL SELECT to_owner, correction, 0, {columns}, {plain} {of_month}
+    UNION ALL SELECT from_owner, correction, 0, {columns}, {minus} {of_month}
+) e JOIN owners ON owners.id = owner WHERE (? = '' OR account = ?)
 """  # noqa: S608 - words of ours
 
-_BILLED = f"""
-SELECT {_BY_OWNER}, {_DAY}, item, currency, {halves("whole", "nano", "rest")}
-FROM billed_entries JOIN owners ON owners.id = owner
-WHERE month = ? AND (? = '' OR account = ?)
-GROUP BY {_BY_OWNER}, late_s, item, currency
-"""  # noqa: S608
+
+_USED = _entries(
+    "month_used", "component", ("energy_uj", "idle_uj", "held_ns", "idle_ns"), "component"
+)
+_BILLED = _entries("month_billed", "item, currency", ("whole", "nano", "rest"), "item")
 
 
 # Whoever held GPUs for longer than is booked, as far as that is seen without reading quarter hours:
@@ -133,24 +130,26 @@ def bill(database: Database, month: int, account: str = "") -> MonthBill:
 
 def _bill(database: Database, month: int, account: str) -> MonthBill:
     lines: dict[tuple[BilledOwner, int, int], BillLine] = {}
-    chosen = [begin_s(month), begin_s(after(month)), month, account, account]
+    chosen = [month, month, month, account, account]
 
-    def line(owner: BilledOwner, correction: int, late_s: int) -> BillLine:
-        key = (owner, month_of(late_s) if late_s else 0, correction)
+    def line(owner: BilledOwner, correction: int, late_for: int) -> BillLine:
+        key = (owner, late_for, correction)
         return lines.setdefault(key, BillLine(*key, {}, {}))
 
-    for row in database.rows(_USED, chosen):
-        *who, correction, late_s, component = row[: -2 * len(_AMOUNT)]
-        used = line(BilledOwner(*who), correction, late_s).used
-        more = Amount(*wholes(row[-2 * len(_AMOUNT) :]))
-        used[component] = used.get(component, ZERO).plus(more)
-    for *who, correction, late_s, item, currency, w1, w2, n1, n2, r1, r2 in database.rows(
+    for *who, correction, late_for, component, e, i, h, n in database.rows(_USED, chosen):
+        more = Amount(e, i, h, n)
+        if correction or more != ZERO:
+            used = line(BilledOwner(*who), correction, late_for).used
+            used[component] = used.get(component, ZERO).plus(more)
+    for *who, correction, late_for, item, currency, whole, nano, rest in database.rows(
         _BILLED, chosen
     ):
-        here = line(BilledOwner(*who), correction, late_s)
-        more_paid = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
-        key = (here.owner, here.late_for, here.correction)
-        lines[key] = msgspec.structs.replace(here, billed=add(here.billed, more_paid))
+        exact = Exact.of(Exact(whole, nano, rest).atoms)
+        if correction or exact != NOTHING:
+            here = line(BilledOwner(*who), correction, late_for)
+            billed = add(here.billed, {Charge(Item(item), currency): exact})
+            key = (here.owner, here.late_for, here.correction)
+            lines[key] = msgspec.structs.replace(here, billed=billed)
     closed = database.rows("SELECT closed_s, closed_by FROM periods WHERE month = ?", [month])
     made = [
         Correction(*row)
@@ -194,7 +193,8 @@ def periods(database: Database) -> list[Period]:
         row[0]: row for row in database.rows("SELECT month, closed_s, closed_by FROM periods")
     }
     open_ = database.rows(
-        "SELECT month FROM used UNION SELECT month FROM billed UNION SELECT month FROM corrections"
+        "SELECT month FROM month_used UNION SELECT month FROM month_billed"
+        " UNION SELECT month FROM corrections"
     )
     every = sorted({month for (month,) in open_} | closed.keys())
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
@@ -256,7 +256,7 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
                 reason="closed",
             )
         earlier = database.rows(
-            "SELECT min(month) FROM used WHERE month > ? AND month < ?", [closed, month]
+            "SELECT min(month) FROM month_used WHERE month > ? AND month < ?", [closed, month]
         )
         if earlier and earlier[0][0] is not None:
             raise InputError(

@@ -131,6 +131,7 @@ def _bills(database: Database) -> list[str]:
         f" JOIN kinds ON kinds.id = kind WHERE undated = 0 AND item NOT IN ({_PARTS})"
         " GROUP BY 1, 2",
     )
+    found += _months(database)
     for bills, rows, unit in ((used, posted, "uJ"), (billed, charged, "atoms")):
         for key in sorted(bills.keys() | rows.keys()):
             if bills.get(key, 0) != rows.get(key, 0):
@@ -138,6 +139,29 @@ def _bills(database: Database) -> list[str]:
                     f"ledger {key[0]}, {key[1].strip()}: bills have {bills.get(key, 0)} {unit}, "
                     f"rows {rows.get(key, 0)}"
                 )
+    return found
+
+
+def _months(database: Database) -> list[str]:
+    """Return each month and owner for which a bill does not show what its days come to."""
+    found = []
+    for month, days, what, sums in (
+        ("month_used", "used", "component", _ENERGY),
+        ("month_billed", "billed", "item || ' ' || currency", _MONEY),
+    ):
+        shown, booked = (
+            _by_key(
+                database,
+                f"SELECT month, owner || ' ' || {what}, {sums} FROM {table} GROUP BY 1, 2",  # noqa: S608
+            )
+            for table in (month, days)
+        )
+        found += [
+            f"month {key[0]}, owner {key[1]}: the bill has {shown.get(key, 0)}, its days "
+            f"{booked.get(key, 0)}"
+            for key in sorted(shown.keys() | booked.keys())
+            if shown.get(key, 0) != booked.get(key, 0)
+        ]
     return found
 
 

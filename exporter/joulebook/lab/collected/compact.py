@@ -74,11 +74,15 @@ def compact(database: Database, now_s: int) -> Iterator[Compacted]:
     Raises `InputError` for a month that was exported and has changed since, `LedgerError`.
     """
     closed = closed_to(database)
-    known = database.rows("SELECT month FROM periods UNION SELECT month FROM used ORDER BY 1")
-    for (month,) in known:
-        if month > closed:
-            return
-        yield _month(database, month, now_s)
+    for month in consumed(database):
+        if month <= closed:
+            yield _month(database, month, now_s)
+
+
+def consumed(database: Database) -> list[int]:
+    """Return the months in which anything was consumed, whenever it was billed."""
+    found = database.rows("SELECT DISTINCT month, late_for FROM month_used")
+    return sorted({late_for or month for month, late_for in found})
 
 
 def _month(database: Database, month: int, now_s: int) -> Compacted:

@@ -108,7 +108,10 @@ class Database:
         """Return what a question finds."""
         with self._explaining():
             found = self.connection.exec_driver_sql(self._marked(sql, values), tuple(values))
-            return [*map(tuple, found)] if found.returns_rows else []
+            # The driver's own tuples: half the time of SQLAlchemy's rows.
+            rows = [] if found.cursor is None else [*found.cursor.fetchall()]
+            found.close()
+            return rows
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each row."""

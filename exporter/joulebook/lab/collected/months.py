@@ -43,3 +43,8 @@ def parsed(text: str) -> int:
     if match is None or int(match[1]) < 1970:
         raise ValueError(f"{text!r}: expected a month like 2026-11")
     return int(match[1]) * 100 + int(match[2])
+
+
+def day_s(text: str) -> int:
+    """Parse a day like `2026-11-30` into the UTC second at which it begins. Raises `ValueError`."""
+    return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())

@@ -11,11 +11,12 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from joulebook.core.evidence import Amount
+from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage, WorkloadRow
-from joulebook.core.money.amounts import Exact
+from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.lab.collected import corrections
 from joulebook.lab.collected.database import Database, Row, one_by_some
+from joulebook.lab.collected.rollup import Billed, Used, add_to_months
 from joulebook.lab.collected.schema import OWNER, BilledOwner, numbered
 
 A = TypeVar("A", Amount, Exact)
@@ -132,11 +133,34 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
     database.rows("UPDATE workloads SET owner = ? WHERE id = ?", [new, workload])
     mine = [workload, closed_to, old, new]
     used = database.rows(
-        "SELECT ledger, day_s, month, workload, component, energy_uj, idle_uj, held_ns, idle_ns"
-        " FROM used WHERE workload = ? AND month > ? AND owner IN (?, ?)",
+        "SELECT ledger, day_s, month, workload, component, owner, energy_uj, idle_uj, held_ns,"
+        " idle_ns FROM used WHERE workload = ? AND month > ? AND owner IN (?, ?)",
         mine,
     )
+    billed = database.rows(
+        "SELECT ledger, day_s, month, workload, item, currency, owner, whole, nano, rest"
+        " FROM billed WHERE workload = ? AND month > ? AND owner IN (?, ?)",
+        mine,
+    )
+    moved: Used = {}
+    for _, day_s, month, _, component, owner, *amount in used:
+        if owner == old:
+            for who, sign in ((old, -1), (new, 1)):
+                key = (day_s, month, workload, who, component)
+                more = Amount(*(sign * each for each in amount))
+                moved[key] = moved.get(key, ZERO).plus(more)
+    paid: Billed = {}
+    for _, day_s, month, _, item, currency, owner, *exact in billed:
+        if owner == old:
+            for who, sign in ((old, -1), (new, 1)):
+                to = (day_s, month, workload, who, item, currency)
+                atoms = sign * Exact(*exact).atoms
+                paid[to] = Exact.of(paid.get(to, NOTHING).atoms + atoms)
+    add_to_months(database, moved, paid)
     database.rows("DELETE FROM used WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
+    database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
+    used = [(*row[:5], *row[6:]) for row in used]
+    billed = [(*row[:6], *row[7:]) for row in billed]
     database.upsert(
         "used",
         [
@@ -144,12 +168,6 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
             for key, amount in _summed(used, Amount, 4).items()
         ],
     )
-    billed = database.rows(
-        "SELECT ledger, day_s, month, workload, item, currency, whole, nano, rest FROM billed"
-        " WHERE workload = ? AND month > ? AND owner IN (?, ?)",
-        mine,
-    )
-    database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.upsert(
         "billed",
         [(*key[:4], new, *key[4:], *amount) for key, amount in _summed(billed, Exact, 3).items()],

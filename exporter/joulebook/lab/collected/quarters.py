@@ -73,8 +73,8 @@ class QuarterHours:
         sums: dict[tuple[str, RateUsed], tuple[int, int]] = defaultdict(lambda: (0, 0))
         wanted = {*places}
         for row in (*self._of_nodes(wanted), *self._of_days()):
-            quarter_s, value, energy_uj, held_ns, node, quantity, *source, quality = row
-            used = RateUsed(quarter_s, quantity, value, *source, Quality(quality))
+            quarter_s, value, energy_uj, held_ns, node, quantity, unit, source, quality = row
+            used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
             if (node, quarter_s) in wanted:
                 before = sums[node, used]
                 sums[node, used] = (before[0] + energy_uj, before[1] + held_ns)

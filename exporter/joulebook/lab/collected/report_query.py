@@ -6,7 +6,7 @@ correction that affects the report is listed, with author and reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -205,6 +205,19 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
         same = sorted({row[3] for row in chosen})
         for row in one_by_some(database, f"{_WORKLOADS} WHERE w.workload IN (*)", [], same):
             rows.setdefault(row[0], row)
+    told = _told(database, rows.values())
+    runs = put_together(told)
+    mine = {row[0] for row in chosen}
+    return {n: run for n, run in runs.items() if n in mine or (parts and wanted.takes(run))}
+
+
+def parts(database: Database, numbers: Sequence[int]) -> dict[int, Part]:
+    """Return what is known of workloads, by their numbers."""
+    rows = one_by_some(database, f"{_WORKLOADS} WHERE w.id IN (*)", [], numbers)
+    return _told(database, list(rows))
+
+
+def _told(database: Database, rows: Iterable[Row]) -> dict[int, Part]:
     told = {
         number: Part(
             number,
@@ -212,15 +225,13 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
                 WorkloadId(scheduler, workload, start), labels=Labels(*labels), cluster=cluster
             ),
         )
-        for number, cluster, scheduler, workload, start, *labels in rows.values()
+        for number, cluster, scheduler, workload, start, *labels in rows
     }
     for number, ledger, *facts in one_by_some(database, _FACTS, [], sorted(told)):
         before = told[number].workload
         part = msgspec.structs.replace(before, **_reported(facts))
         told[number] = Part(ledger, part if not before.display else before.and_of(part))
-    runs = put_together(told)
-    mine = {row[0] for row in chosen}
-    return {n: run for n, run in runs.items() if n in mine or (parts and wanted.takes(run))}
+    return told
 
 
 _TOLD = (

@@ -28,6 +28,43 @@ Billed = dict[tuple[int, int, int, int, str, str], Exact]
 """(day, month, workload, owner, item, currency) to an amount."""
 
 
+def add_to_months(database: Database, used: Used, billed: Billed) -> None:
+    """Add amounts to what bills show, by month and owner; in the caller's transaction."""
+    amounts: dict[tuple[int, int, int, str], Amount] = {}
+    for (day_s, month, _, owner, component), amount in used.items():
+        of = (month, owner, _late_for(month, day_s), component)
+        amounts[of] = amounts.get(of, ZERO).plus(amount)
+    for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
+        database,
+        "SELECT month, owner, late_for, component, energy_uj, idle_uj, held_ns, idle_ns"
+        " FROM month_used WHERE month > ? AND owner IN (*)",
+        [closed_to(database)],
+        sorted({owner for _, owner, *_ in amounts}),
+    ):
+        if (of := (key[0], key[1], key[2], key[3])) in amounts:
+            amounts[of] = amounts[of].plus(Amount(energy_uj, idle_uj, held_ns, idle_ns))
+    database.upsert("month_used", [(*key, *amount[:4]) for key, amount in amounts.items()])
+    money: dict[tuple[int, int, int, str, str], int] = {}
+    for (day_s, month, _, owner, item, currency), exact in billed.items():
+        to = (month, owner, _late_for(month, day_s), item, currency)
+        money[to] = money.get(to, 0) + exact.atoms
+    for *key, whole, nano, rest in one_by_some(
+        database,
+        "SELECT month, owner, late_for, item, currency, whole, nano, rest FROM month_billed"
+        " WHERE month > ? AND owner IN (*)",
+        [closed_to(database)],
+        sorted({owner for _, owner, *_ in money}),
+    ):
+        if (to := (key[0], key[1], key[2], key[3], key[4])) in money:
+            money[to] += Exact(whole, nano, rest).atoms
+    database.upsert("month_billed", [(*key, *Exact.of(atoms)) for key, atoms in money.items()])
+
+
+def _late_for(month: int, day_s: int) -> int:
+    """Return the month of a day if it is billed in another one (0: it is not)."""
+    return 0 if month_of(day_s) == month else month_of(day_s)
+
+
 class Rollup:
     """Amounts to add to the bills of one ledger, in the caller's transaction."""
 
@@ -62,6 +99,7 @@ class Rollup:
 
     def write(self) -> None:
         """Add the amounts to the bills."""
+        add_to_months(self._database, self._used, self._billed)
         days = sorted({key[0] for key in self._used})
         for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
             self._database,

@@ -26,13 +26,10 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0009"
+HEAD = "0011"
 """The revision of these tables."""
 
 METADATA = MetaData()
-
-CLOSED = Path(__file__).parent
-"""`closed.ENGINE.sql`: triggers that keep what is closed as it is, whoever writes."""
 
 
 def _number(
@@ -188,6 +185,18 @@ Table(
     PrimaryKeyConstraint("ledger", "day_s", "workload", "owner", "item", "currency", "month"),
     Index("billed_by_month", "month"), Index("billed_by_workload", "workload"),
 )  # fmt: skip
+# The same by month and owner, which is what a bill shows: `late_for` is the month of the day where
+# that is another one (0: it is not).
+Table(
+    "month_used", METADATA, *_ints("month"), _owner("owner"), *_ints("late_for"),
+    *_texts("component"), *_longs("energy_uj", "idle_uj", "held_ns", "idle_ns"),
+    PrimaryKeyConstraint("month", "owner", "late_for", "component"),
+)  # fmt: skip
+Table(
+    "month_billed", METADATA, *_ints("month"), _owner("owner"), *_ints("late_for"),
+    *_texts("item", "currency"), *_longs(*_PARTS),
+    PrimaryKeyConstraint("month", "owner", "late_for", "item", "currency"),
+)  # fmt: skip
 # The last month that is closed; 0: none is. All that writes to bills locks this row first.
 Table(
     "closing", METADATA, Column("one", Integer, CheckConstraint("one = 1"), primary_key=True,
@@ -255,6 +264,22 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
+# What the lab server keeps besides: secrets as SHA-256 only.
+Table(
+    "lab_nonces", METADATA, Column("nonce", Text, primary_key=True),
+    *_longs("until_s"),  # used up by being deleted
+)  # fmt: skip
+# Sessions of browsers and commands, links into the browser, and tokens of programs.
+Table(
+    "lab_grants", METADATA, Column("secret", Text, primary_key=True),
+    *_texts("kind", "person", "how", "name"), *_longs("until_s"),
+)  # fmt: skip
+# Jobs whose AdminComment was looked at: `what` became of it.
+Table(
+    "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
+    *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
+)  # fmt: skip
+Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))
 
@@ -283,15 +308,21 @@ VIEWS = (
 def create(connection: sa.Connection) -> None:
     """Make all of it in an empty database."""
     METADATA.create_all(connection)
-    closed = (CLOSED / f"closed.{connection.dialect.name}.sql").read_text("utf-8")
     for statement in (
         *(other_partition(name) for name in QUARTERLY if connection.dialect.name == "postgresql"),
         *VIEWS,
         "INSERT INTO closing VALUES (1, 0)",
         f"INSERT INTO joulebook_schema VALUES ({int(HEAD)})",  # noqa: S608
-        *closed.split(";\n\n"),
+        *closed(connection.dialect.name, "closed"),
+        *closed(connection.dialect.name, "closed_months"),
     ):
         connection.exec_driver_sql(statement)
+
+
+def closed(engine: str, name: str) -> list[str]:
+    """Return the statements of triggers that keep what is closed as it is, whoever writes."""
+    path = Path(__file__).parent / f"{name}.{engine}.sql"
+    return path.read_text("utf-8").split(";\n\n")
 
 
 def other_partition(name: str) -> str:

@@ -9,11 +9,13 @@ import base64
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from html import escape
 from typing import Any
 
 import msgspec
 
+from joulebook.core.money.rates import UG_PER_G
 from joulebook.core.report.leaderboard import Board, Entrant, Expected, FrontStep
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard.join import WithoutEnergy
@@ -122,7 +124,7 @@ BODY
 _COLUMNS = (
     "board", "gpu", "metric", "result", "value", "energy_kwh", "on_front", "points_gained",
     "kwh_per_point", "dominated_by", "runs", "flops", "joined_by", "note", "boundary",
-    "not_compared_because",
+    "not_compared_because", "co2e_kg", "co2e_kg_per_point", "coverage", "host_share",
 )  # fmt: skip
 
 
@@ -149,10 +151,17 @@ def as_csv(found: Leaderboard) -> str:
                     "" if by is None else cell(by.name), entrant.runs,
                     "" if entrant.flops is None else entrant.flops, entrant.join.value,
                     cell(entrant.hedge), board.boundary.value, cell(aside),
+                    _kg(entrant.co2e_ug), _kg(None if step is None else step.ug_per_point),
+                    "" if entrant.coverage is None else f"{entrant.coverage:.4f}",
+                    "" if entrant.host is None else f"{entrant.host:.4f}",
                     *(each.get(c, "") for c in currencies for each in (cost, per_point)),
                 ]
             )  # fmt: skip
     return out.getvalue()
+
+
+def _kg(ug: int | Fraction | None) -> float | str:
+    return "" if ug is None else float(Fraction(ug) / (UG_PER_G * 1_000))
 
 
 def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None, str]]:
@@ -191,6 +200,9 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                 "energy_uj": entrant.energy_uj,
                 "energy_kwh": kwh(entrant.energy_uj),
                 "cost": units(entrant.cost_nano),
+                "co2e_kg": _kg(entrant.co2e_ug) or None,
+                "coverage": entrant.coverage,
+                "host_share": entrant.host,
                 "runs": entrant.runs,
                 "flops": entrant.flops,
                 "joined_by": entrant.join.value,
@@ -206,6 +218,9 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                     None if step is None or step.uj_per_point is None else kwh(step.uj_per_point)
                 ),
                 "cost_per_point": units(step.cost_per_point or {}) if step is not None else {},
+                "co2e_kg_per_point": None
+                if step is None or step.ug_per_point is None
+                else _kg(step.ug_per_point),
             }
             for entrant, step, by, aside in _entrants(board)
         ],

@@ -302,7 +302,19 @@ def _entrant(
         own_uj=sum(
             (Fraction(e.energy_uj, users.get(e.workload.id, 1)) for e in found), Fraction(0)
         ),
+        co2e_ug=_emitted(found),
+        coverage=_coverage(found),
     )
+
+
+def _emitted(found: Sequence[WorkloadEnergy]) -> int | None:
+    known = [each.co2e_ug for each in found if each.co2e_ug is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _coverage(found: Sequence[WorkloadEnergy]) -> float | None:
+    known = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
+    return mean(known) if known else None
 
 
 _ENOUGH = 0.99
@@ -317,8 +329,7 @@ def _partial(found: Sequence[WorkloadEnergy]) -> str:
         return "still running"
     if nodes := sum(each.other_nodes for each in found):
         return f"{nodes} of its nodes are not in this source"
-    known = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
-    share = mean(known) if known else 1.0
-    if share < _ENOUGH:
+    share = _coverage(found)
+    if share is not None and share < _ENOUGH:
         return f"measured for {percent(100 * share)} of its GPU time"
     return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from joulebook.core import units_text
@@ -192,6 +193,11 @@ class _Panel:
             title = one_line(f"{e.name}: {float(e.value):.6g} for {energy(e.energy_uj)}{price}")
             made.append(Dot(at, 4.0, "front", hollow=e.inferred, title=title))
             taken.append((at[0] - 5, at[1] - 5, at[0] + 5, at[1] + 5))
+        # Nor may a label lie on the line.
+        taken += [
+            (min(a[0], b[0]) - 1, min(a[1], b[1]) - 1, max(a[0], b[0]) + 1, max(a[1], b[1]) + 1)
+            for a, b in pairwise(self._corners())
+        ]
         # The first and the last ones first: where there is no room for all, read those.
         for step in (*board.front[:1], *board.front[:0:-1]):
             name = _cut(one_line(step.entrant.name), _LABEL_CHARS)

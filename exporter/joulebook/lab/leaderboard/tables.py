@@ -15,14 +15,15 @@ from joulebook.core import units_text
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.leaderboard import (
     Board,
-    Boundary,
     ComparedMetric,
     Entrant,
     Expected,
     FrontStep,
     Join,
+    RankBoundary,
     Unit,
 )
+from joulebook.lab.report.wording import percent
 from joulebook.units import UJ_PER_KWH
 
 NOTHING = "-"
@@ -102,6 +103,25 @@ def _energy_column(uj: Sequence[Fraction | int | None]) -> tuple[str, list[str]]
     )
 
 
+def _co2e_column(ug: Sequence[Fraction | int | None]) -> tuple[str, list[str]]:
+    """CO2e in one unit, and which."""
+    return units_text.in_column(
+        [None if each is None else float(each) for each in ug], units_text.CO2E
+    )
+
+
+def measured_of(entrant: Entrant) -> str:
+    """Return what the energy of an entrant covers: `GPUs and hosts, 100 % of the time`."""
+    if entrant.join is Join.GIVEN:
+        return "stated by its author"
+    host = entrant.host or 0.0
+    text = "GPUs" if not host else "GPUs and hosts"
+    if 0 < host < 1:
+        text += f" (hosts for {percent(100 * host)})"
+    known = entrant.coverage
+    return text if known is None else f"{text}, {percent(100 * known)} of the time"
+
+
 def _ranking(board: Board) -> Sheet:
     entrants = board.entrants
     unit, energies = _energy_column([each.energy_uj for each in entrants])
@@ -109,15 +129,25 @@ def _ranking(board: Board) -> Sheet:
     steps = [step.uj_per_point for step in board.front]
     per_unit, prices = _energy_column(steps)
     price_of = {id(step): price for step, price in zip(board.front, prices, strict=True)}
+    emitted_unit, emitted = _co2e_column([each.co2e_ug for each in entrants])
+    emitted_of = {id(each): cell for each, cell in zip(entrants, emitted, strict=True)}
+    co2e_steps = [step.ug_per_point for step in board.front]
+    co2e_unit, co2e_prices = _co2e_column(co2e_steps)
+    co2e_price_of = {id(s): cell for s, cell in zip(board.front, co2e_prices, strict=True)}
     has_cost = any(e.cost_nano for e in entrants)
+    has_co2e = any(e.co2e_ug is not None for e in entrants)
     has_flops = any(e.flops is not None for e in entrants)
     joined = any(e.join is not Join.GIVEN for e in entrants)
     columns = ["Result", board.metric.name, f"Energy ({unit})"]
     columns.append(f"Per point ({per_unit})" if any(steps) else "Per point")
     columns += ["Cost", "Cost per point"] if has_cost else []
+    if has_co2e:
+        columns.append(f"CO2e ({emitted_unit})")
+        per = any(each is not None for each in co2e_steps)
+        columns.append(f"CO2e per point ({co2e_unit})" if per else "CO2e per point")
     columns += ["FLOPs"] if has_flops else []
     columns += ["Runs"]
-    columns += ["Joined by"] if joined else []
+    columns += ["Measured", "Joined by"] if joined else []
     placed = bool(board.dominated or board.aside)
     columns += ["Place"] if placed else []
 
@@ -127,11 +157,14 @@ def _ranking(board: Board) -> Sheet:
         if has_cost:
             per_point = step.cost_per_point if step is not None else None
             cells += [money(entrant.cost_nano), money(per_point or {})]
+        if has_co2e:
+            cells.append(emitted_of[id(entrant)])
+            cells.append(NOTHING if step is None else co2e_price_of[id(step)])
         if has_flops:
             cells.append(NOTHING if entrant.flops is None else f"{entrant.flops:.3g}")
         cells.append(f"{entrant.runs:,}")
         if joined:
-            cells.append(entrant.join.value)
+            cells += [measured_of(entrant), entrant.join.value]
         if placed:
             cells.append(place)
         return tuple(cells)
@@ -141,7 +174,7 @@ def _ranking(board: Board) -> Sheet:
     dim = range(len(rows), len(rows) + len(behind) + len(aside))
     rows += [row(entrant, None, f"dominated by {by.name}") for entrant, by in behind]
     rows += [row(entrant, None, "not compared") for entrant, _ in aside]
-    words_ = {"Result", "Joined by", "Place"}
+    words_ = {"Result", "Measured", "Joined by", "Place"}
     numbers = [i for i, name in enumerate(columns) if name not in words_]
     return Sheet(
         title_of(board),
@@ -154,7 +187,7 @@ def _ranking(board: Board) -> Sheet:
 
 
 def _notes(board: Board) -> list[str]:
-    notes = [] if board.boundary is Boundary.GIVEN else [f"Energy covers {board.boundary}"]
+    notes = [] if board.boundary is RankBoundary.GIVEN else [f"Energy covers {board.boundary}"]
     notes += [f"{each.name} is not compared: {why}" for each, why in board.aside[:MOST_BEHIND]]
     if len(board.aside) > MOST_BEHIND:
         notes.append(f"{len(board.aside) - MOST_BEHIND:,} more are not compared")

@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from joulebook.core.sanitize import one_line
 from joulebook.lab.report import wording
-from joulebook.lab.report.model import Figure, Rate, SharePercent, Statement
-from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.model import Figure, Rate, RunRow, SharePercent, Statement
 from joulebook.lab.report.short import abstract, short
 from joulebook.lab.report.tables import (
-    MOST_RUNS,
     RUNS,
     DataTable,
     by_outcome,
     by_stage,
     has_stages,
     key_figures,
-    of_runs,
 )
 
 
@@ -57,24 +55,56 @@ class Bar(Struct, frozen=True):
 class Document(Struct, frozen=True):
     """A statement in words and figures.
 
-    Attributes:
-        abstract: One sentence with the figures that matter most.
-        short: A paragraph for an appendix; its table is `key_table`.
-        paragraph: The full one.
-
+    `abstract` is one sentence, `short` a paragraph with the table `key_table`; `paragraph`,
+    `tables` and what comes then are the full length.
     """
 
     title: str
     subtitle: str
-    abstract: str
-    short: tuple[str, ...]
-    key_table: DataTable
+    statement: Statement
     paragraph: tuple[str, ...]
     tables: tuple[DataTable, ...]
     sections: tuple[StatementSection, ...]
     runs: DataTable
     bars: tuple[Bar, ...]
     notes: tuple[str, ...]
+
+    @property
+    def abstract(self) -> str:
+        """Return one sentence, for an abstract."""
+        return abstract(self.statement)
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        """Return the sentences of a paragraph for an appendix."""
+        return short(self.statement)
+
+    @property
+    def key_table(self) -> DataTable:
+        """Return the table beside it."""
+        if has_stages(self.statement):
+            return by_stage(self.statement).without(lambda n: n == RUNS)
+        return key_figures(self.statement)
+
+
+MOST_RUNS = 25
+"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
+
+RUN_COLUMNS = (
+    "run",
+    "stage",
+    "outcome",
+    "role",
+    "GPUs",
+    "GPU-h",
+    "energy (kWh)",
+    "idle (kWh)",
+    "CO2e (kg)",
+)
+"""The first four are words, the others figures."""
+
+_LEAST_NEEDED = ("idle (kWh)", "GPUs", "role", "GPU-h", "CO2e (kg)")
+_NAME_CHARS = 60
 
 
 def document(statement: Statement) -> Document:
@@ -85,18 +115,36 @@ def document(statement: Statement) -> Document:
         f"Energy statement: {statement.title}",
         f"{wording.span(statement)}, from {statement.source}, made by {statement.made_by}"
         f" at {statement.made_utc}",
-        abstract(statement),
-        short(statement),
-        by_stage(statement).without(lambda n: n == RUNS) if staged else key_figures(statement),
-        sentences(statement),
+        statement,
+        wording.sentences(statement),
         (by_stage(statement), by_outcome(statement)) if staged else (),
         tuple(section for section in _sections(statement) if section.rows),
-        of_runs(statement),
-        tuple(
-            Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state)
-            for run in by_energy[:MOST_RUNS]
-        ),
+        _runs(statement, by_energy, staged=staged),
+        tuple(Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state) for run in by_energy),
         tuple(_notes(statement, len(by_energy))),
+    )
+
+
+def _runs(statement: Statement, listed: Sequence[RunRow], *, staged: bool) -> DataTable:
+    """Return the listed runs, in the order in which they began."""
+    words = 4 if staged else 3
+    columns = RUN_COLUMNS if staged else (RUN_COLUMNS[0], *RUN_COLUMNS[2:])
+    least = tuple(map(columns.index, (*_LEAST_NEEDED, *(("stage",) if staged else ()))))
+    rows = tuple(_run(run, staged) for run in statement.runs if run in listed)
+    return DataTable("Runs", columns, rows, frozenset(range(words, len(columns))), least)
+
+
+def _run(run: RunRow, staged: bool) -> tuple[str, ...]:
+    return (
+        one_line(run.id, _NAME_CHARS),
+        *((one_line(run.stage, _NAME_CHARS),) if staged else ()),
+        run.state,
+        run.role,
+        str(run.gpus),
+        wording.number(run.gpu_hours),
+        wording.number(run.energy_kwh),
+        wording.number(run.idle_energy_kwh),
+        wording.NOT_KNOWN if run.co2e_kg is None else wording.number(run.co2e_kg),
     )
 
 

@@ -150,10 +150,10 @@ class _Asked:
         # A run that is over lingers: what did not grow is none of this time.
         energy = self.grown(f"{_W}energy_joules_total", (*_OWNER, "component"), wanted)
         held = self.grown(f"{_W}gpu_seconds_total", _OWNER, wanted)
-        self._burnt, self._held = ([s for s in all_ if s.value > 0] for all_ in (energy, held))
+        self._consumed, self._held = ([s for s in all_ if s.value > 0] for all_ in (energy, held))
         by, metric = ("cluster", "node", "component", "reason"), f"{_R}energy_joules_total"
         self._nobodys = self.grown(metric, by, wanted) if wanted.everything else []
-        self._names = Names((*self._burnt, *self._held, *self._nobodys))
+        self._names = Names((*self._consumed, *self._held, *self._nobodys))
 
     def grown(self, metric: str, labels: Iterable[str], wanted: Selection) -> list[Sample]:
         query = exact(metric, wanted, labels, self._span_s, self.nodes.late)
@@ -166,7 +166,7 @@ class _Asked:
 
     def workloads(self) -> dict[WorkloadId, ReportWorkload]:
         """Return the facts of the runs: owners from their counters, the rest from `_info`."""
-        every = [s.labels for s in (*self._burnt, *self._held)]
+        every = [s.labels for s in (*self._consumed, *self._held)]
         names = frozenset(labels.get("workload", "") for labels in every)
         info: dict[NodesName, dict[str, Mapping[str, str]]] = {}
         named = Selection(workloads=names if len(names) <= _MOST_NAMED else frozenset())
@@ -208,7 +208,7 @@ class _Asked:
         held = {self._key(sample): sample.value for sample in self._held}
         self._note_alive()
         gpus = str(Component.GPU)
-        for sample in self._burnt:
+        for sample in self._consumed:
             node, key, component = self._key(sample)
             held_s = held.pop((node, key, ""), 0.0) if component == gpus else 0.0
             amount = Amount(
@@ -318,7 +318,7 @@ class _Asked:
 
     def error_ratio(self, postings: Iterable[Posting]) -> float:
         """Return the relative error from flooring and the ends of the range."""
-        floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._burnt)
+        floors_j = sum(_FINE_J if j < _FINE_BELOW_J else _COARSE_J for _, j in self._consumed)
         consumed_uj = edges_uj = 0.0
         held_ns: dict[WorkloadId, int] = {}
         energy: dict[WorkloadId, int] = {}

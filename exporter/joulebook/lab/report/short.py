@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from joulebook.lab.report.model import Figure, Statement
-from joulebook.lab.report.paragraph import stages, subject
-from joulebook.lab.report.wording import number, percent, rounded
+from joulebook.lab.report.tables import rounded
+from joulebook.lab.report.wording import number, percent, stages, subject
 
 
 def abstract(statement: Statement) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from joulebook.core.report.run_roles import NOT_STATED
-from joulebook.core.sanitize import one_line
 from joulebook.lab.report import wording
-from joulebook.lab.report.model import Figure, RunRow, StageRow, Statement
-
-MOST_RUNS = 25
-"""Runs that a document lists, those with the most energy; all of them are in JSON and CSV."""
+from joulebook.lab.report.model import Figure, StageRow, Statement
 
 _NAME_CHARS = 60
 
@@ -52,6 +49,50 @@ class DataTable(Struct, frozen=True):
         )
 
 
+def column(values: Sequence[float | None], unit: str) -> tuple[str, list[str]]:
+    """Return one unit for a column, that of its smallest value, and its figures in it.
+
+    Figures have as many decimals as the smallest needs for two digits, and none beside thousands.
+    """
+    known = [abs(value) for value in values if value]
+    factor, scaled = wording.scale(min(known, default=0.0), unit)
+    least = min(known, default=1.0) * factor
+    digits = min(max(1 - math.floor(math.log10(least)), 0), 6)
+    if max(known, default=0.0) * factor >= 1_000 and least >= 1:
+        digits = 0
+    return scaled, ["-" if v is None else f"{v * factor:,.{digits}f}" for v in values]
+
+
+def rounded(shown: Figure, error_percent: float) -> str:
+    """Return a figure in no more digits than its uncertainty allows, two at the least.
+
+    The last digit is that of the first digit of the uncertainty, of the second if that is a 1. At
+    most four digits are shown where it is not known.
+    """
+    if shown.value is None:
+        return wording.figure(shown)
+    values = [shown.value] if shown.low is None or shown.high is None else [shown.low, shown.high]
+    factor, unit = (
+        (1.0, shown.unit) if shown.unit == "%" else wording.scale(max(values), shown.unit)
+    )
+    digits = [_rounded(value * factor, error_percent) for value in values]
+    text = " to ".join(dict.fromkeys(digits))
+    return f"{text} {unit}".rstrip()
+
+
+def _rounded(value: float, error_percent: float) -> str:
+    if not value:
+        return "0"
+    place = math.floor(math.log10(abs(value)))
+    error = abs(value) * error_percent / 100
+    last = place - 3
+    if error:
+        first = math.floor(math.log10(error))
+        last = first - 1 if error / 10.0**first < 2 else first
+    last = min(max(last, place - 3), place - 1)
+    return f"{round(value, -last):,.{max(-last, 0)}f}"
+
+
 def has_stages(statement: Statement) -> bool:
     """Return whether anybody stated a stage."""
     return any(row.stage != NOT_STATED for row in statement.stages.rows)
@@ -73,18 +114,18 @@ def by_stage(statement: Statement) -> DataTable:
     kinds = sorted({kind for row in rows for kind in row.cost})
     columns: list[tuple[str, list[str]]] = [("stage", [row.stage for row in rows])]
     columns.append(("runs", [f"{row.runs:,}" for row in rows]))
-    columns.append(("GPU-h", wording.column([row.gpu_hours for row in rows], "")[1]))
+    columns.append(("GPU-h", column([row.gpu_hours for row in rows], "")[1]))
     for values, unit in (
         ([row.facility_kwh if facility else row.energy_kwh for row in rows], "kWh"),
         ([row.co2e_kg for row in rows], "kg CO2e"),
         ([row.water_l for row in rows], "L"),
     ):
-        scaled, cells = wording.column(values, unit)
+        scaled, cells = column(values, unit)
         columns.append((scaled, cells))
     for currency in sorted({kind.rpartition("_")[2] for kind in kinds}):
         mine = [kind for kind in kinds if kind.rpartition("_")[2] == currency]
         cost = [sum(row.cost.get(kind, 0.0) for kind in mine) for row in rows]
-        columns.append((currency, wording.column(cost, "")[1]))
+        columns.append((currency, column(cost, "")[1]))
     columns.append(("%", [f"{row.percent:.1f}" for row in rows]))
     at = len(stages.rows)
     found = DataTable(
@@ -146,49 +187,8 @@ def key_figures(statement: Statement) -> DataTable:
     ]
     percent = statement.quality.uncertainty.value or 0.0
     rows = tuple(
-        (label, wording.rounded(figure, percent))
-        for label, figure in shown
-        if figure.value is not None
+        (label, rounded(figure, percent)) for label, figure in shown if figure.value is not None
     )
     return DataTable(
         f"{statement.title}: energy, CO2e and cost", ("", "value"), rows, frozenset({1})
-    )
-
-
-RUN_COLUMNS = (
-    "run",
-    "stage",
-    "outcome",
-    "role",
-    "GPUs",
-    "GPU-h",
-    "energy (kWh)",
-    "idle (kWh)",
-    "CO2e (kg)",
-)
-"""The first four are words, the others figures."""
-
-
-def of_runs(statement: Statement) -> DataTable:
-    """Return the runs with the most energy, in the order in which they began."""
-    by_energy = sorted(statement.runs, key=lambda run: -run.energy_uj)[:MOST_RUNS]
-    rows = tuple(_run(run) for run in statement.runs if run in by_energy)
-    whole = DataTable(
-        "Runs", RUN_COLUMNS, rows, frozenset(range(4, len(RUN_COLUMNS))), (7, 4, 3, 5, 8, 1)
-    )
-    staged = has_stages(statement)
-    return whole.without(lambda n: n == 1 and not staged)
-
-
-def _run(run: RunRow) -> tuple[str, ...]:
-    return (
-        one_line(run.id, _NAME_CHARS),
-        one_line(run.stage, _NAME_CHARS),
-        run.state,
-        f"{run.role}: {run.excluded_because}" if run.excluded_because else run.role,
-        str(run.gpus),
-        wording.number(run.gpu_hours),
-        wording.number(run.energy_kwh),
-        wording.number(run.idle_energy_kwh),
-        wording.NOT_KNOWN if run.co2e_kg is None else wording.number(run.co2e_kg),
     )

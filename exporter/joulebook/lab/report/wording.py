@@ -1,10 +1,14 @@
-"""Figures as a statement prints them: to four digits, with their unit, and never a bare unknown."""
+"""How a statement puts figures into words, one by one and as the paragraph of a paper.
+
+A figure has four digits, its unit, and never a bare unknown. In the paragraph nothing unmeasured is
+stated as if it were measured: an unknown figure is left out, or stated as missing.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.model import Figure, Statement
@@ -59,48 +63,6 @@ def scale(value: float, unit: str) -> tuple[float, str]:
         if abs(value) < limit:
             return factor, scaled
     return 1.0, unit
-
-
-def column(values: Sequence[float | None], unit: str) -> tuple[str, list[str]]:
-    """Return one unit for a column, that of its smallest value, and its figures in it.
-
-    Figures have as many decimals as the smallest needs for two digits.
-    """
-    known = [abs(value) for value in values if value]
-    factor, scaled = scale(min(known, default=0.0), unit)
-    least = min(known, default=1.0) * factor
-    digits = min(max(1 - math.floor(math.log10(least)), 0), 6)
-    if max(known, default=0.0) * factor >= 1_000:
-        digits = min(digits, 1)
-    return scaled, ["-" if v is None else f"{v * factor:,.{digits}f}" for v in values]
-
-
-def rounded(shown: Figure, error_percent: float) -> str:
-    """Return a figure in no more digits than its uncertainty allows, two at the least.
-
-    The last digit is that of the first digit of the uncertainty, of the second if that is a 1. At
-    most four digits are shown where it is not known.
-    """
-    if shown.value is None:
-        return figure(shown)
-    values = [shown.value] if shown.low is None or shown.high is None else [shown.low, shown.high]
-    factor, unit = (1.0, shown.unit) if shown.unit == "%" else scale(max(values), shown.unit)
-    digits = [_rounded(value * factor, error_percent) for value in values]
-    text = " to ".join(dict.fromkeys(digits))
-    return f"{text} {unit}".rstrip()
-
-
-def _rounded(value: float, error_percent: float) -> str:
-    if not value:
-        return "0"
-    place = math.floor(math.log10(abs(value)))
-    error = abs(value) * error_percent / 100
-    last = place - 3
-    if error:
-        first = math.floor(math.log10(error))
-        last = first - 1 if error / 10.0**first < 2 else first
-    last = min(max(last, place - 3), place - 1)
-    return f"{round(value, -last):,.{max(-last, 0)}f}"
 
 
 def significant(value: float) -> float:
@@ -158,3 +120,217 @@ def span(statement: Statement) -> str:
     """Return the requested time range."""
     since = statement.since_utc or "the start of the ledger"
     return f"From {since} to {statement.until_utc or 'now'}"
+
+
+def sentences(statement: Statement) -> tuple[str, ...]:
+    """Return the sentences of the paragraph, in order."""
+    return tuple(
+        text
+        for part in (_warned, _what, _energy, stages, _roles, _carbon, _water, _cost, _how)
+        for text in part(statement)
+        if text
+    )
+
+
+def subject(statement: Statement) -> str:
+    """Return what the statement is about, at the beginning of a sentence."""
+    names, title = statement.inventory.experiments, statement.title
+    if not names:
+        return title[:1].upper() + title[1:]
+    if len(names) == 1:
+        return f"The experiment {title}"
+    return f"The {'experiments' if title == ', '.join(names) else 'project'} {title}"
+
+
+def _value(figure: Figure) -> str:
+    if figure.value is None:
+        return ""
+    if figure.low is not None:
+        return quantity(figure.low, figure.unit, figure.high)
+    return quantity(figure.value, figure.unit)
+
+
+def _money(value: float) -> str:
+    return f"{value:,.2f}" if abs(value) >= 1 else number(value)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
+def _warned(statement: Statement) -> Iterator[str]:
+    """Before any figure: what the source itself says against them."""
+    for text in statement.warnings:
+        yield sentence(f"Warning: {text}")
+
+
+def _what(statement: Statement) -> Iterator[str]:
+    counts, what = statement.counts, statement.inventory
+    ends = [
+        f"{count:,} {name}"
+        for count, name in (
+            (counts.completed, "completed"),
+            (counts.failed, "failed"),
+            (counts.cancelled, "cancelled"),
+            (counts.preempted, "preempted"),
+            (counts.running, "still running"),
+            (counts.excluded, "excluded from the results"),
+        )
+        if count
+    ]
+    if counts.not_known and ends:
+        ends.append(f"{counts.not_known:,} with an outcome that is not known")
+    if counts.partial_runs:
+        ends.append(f"{len(counts.partial_runs):,} of them only in part")
+    said = f" ({', '.join(ends)}; all of them are counted)" if ends else ""
+    gpus = " and ".join(
+        f"{gpu.count or ''} {gpu.model} GPU{'' if gpu.count == 1 else 's'}".strip()
+        for gpu in what.gpus
+    )
+    where = f" in {what.region}" if what.region else ""
+    when = ""
+    if what.started_utc:
+        first, last = what.started_utc[:10], (what.ended_utc or "the time of writing")[:10]
+        when = f" on {first}" if first == last else f" between {first} and {last}"
+        if not what.ended_utc:
+            when = f" since {first}"
+    held = number(what.gpu_hours.value or 0)
+    yield (
+        f"{subject(statement)} took {_runs(counts.total)}{said}"
+        + (f" on {gpus}" if gpus else "")
+        + f"{where}{when}, using {held} GPU-hours."
+    )
+
+
+def _energy(statement: Statement) -> Iterator[str]:
+    energy = statement.energy
+    text = f"The GPUs consumed {_value(energy.gpu)}"
+    if energy.host.value is not None:
+        text += f", and the rest of their hosts {_value(energy.host)}"
+        host = statement.quality.host.value or 0.0
+        if host < 100:
+            text += f" (a lower bound, measured for {percent(host)} of the GPU-hours)"
+    else:
+        text += " (the energy of their hosts was not measured)"
+    if energy.idle.value and energy.it.value:
+        share = percent(100 * energy.idle.value / energy.it.value)
+        text += f"; {share} of this energy was drawn by GPUs that were allocated but idle"
+    yield f"{text}."
+    pue = [rate for rate in statement.rates if rate.quantity == "pue"]
+    if energy.facility.value is not None and pue:
+        named = "; ".join(f"{each.source}; in force in {each.years}" for each in pue)
+        mean = energy.facility.value / energy.it.value if energy.it.value else 1.0
+        mark = "default, " if any(each.default for each in pue) else ""
+        yield (
+            f"With a power usage effectiveness of {mean:.4g} ({mark}{named}), this is "
+            f"{_value(energy.facility)} at the facility."
+        )
+
+
+def stages(statement: Statement) -> Iterator[str]:
+    """Yield the sentence on final runs against development, if anybody stated which are final."""
+    final, development = statement.stages.final, statement.stages.development
+    if final is not None and development is not None and final.runs and development.runs:
+        yield (
+            f"Development accounted for {percent(development.percent)} of the energy and the final "
+            f"runs for {percent(final.percent)}."
+        )
+
+
+def _water(statement: Statement) -> Iterator[str]:
+    water = statement.carbon.water
+    if water.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity.startswith("water_")]
+        named = {"water_site": "at the site", "water_grid": "for the electricity"}
+        how = "; ".join(
+            f"{number(each.mean)} L/kWh {named[each.quantity]}, {each.source}" for each in rates
+        )
+        yield f"Water consumption was {_value(water)} ({how})."
+
+
+def _roles(statement: Statement) -> Iterator[str]:
+    energy, counts = statement.energy, statement.counts
+    if counts.total < 2 or energy.best.value is None:
+        return
+    of_sweep = energy.sweep.note.partition(";")[0]
+    yield (
+        f"Without PUE, the run that is reported took {_value(energy.best)}, the sweep that it was "
+        f"chosen from {_value(energy.sweep)} ({of_sweep}), and the project as a whole "
+        f"{_value(energy.project)}."
+    )
+
+
+def _carbon(statement: Statement) -> Iterator[str]:
+    carbon = statement.carbon
+    if carbon.location_based.value is not None:
+        rates = [rate for rate in statement.rates if rate.quantity == "carbon"]
+        named = "; ".join(
+            f"{each.source}, {'default, ' if each.default else ''}used in {each.years}"
+            for each in rates
+        )
+        mean = _value(carbon.intensity)
+        yield (
+            f"Location-based emissions were {_value(carbon.location_based)}"
+            + (f" at a mean intensity of {mean}" if mean else "")
+            + (f" ({named})." if named else ".")
+        )
+    if carbon.market_based.value is not None:
+        yield (
+            f"Market-based emissions were {_value(carbon.market_based)} "
+            f"({carbon.market_based.note}; {carbon.market_based.source})."
+        )
+    if carbon.embodied.value is not None:
+        mark = "default figures: " if carbon.embodied.default else ""
+        yield (
+            f"Embodied emissions of the hardware, by the share of its service life that was held, "
+            f"add {_value(carbon.embodied)} ({mark}{carbon.embodied.source})."
+        )
+
+
+def _cost(statement: Statement) -> Iterator[str]:
+    known = [
+        f"{_money(each.cost.value)} {each.cost.unit} for {each.kind}"
+        for each in statement.cost
+        if each.cost.value is not None
+    ]
+    if known:
+        yield f"The cost was {' and '.join(known)}."
+
+
+def _how(statement: Statement) -> Iterator[str]:
+    quality = statement.quality
+    methods = {share.name: share.percent for share in quality.methods}
+    modelled = methods.pop("modelled", 0.0)
+    reported = {
+        "counter": "the devices' own energy counters",
+        "integrated": "integration of sampled power",
+        "apportioned": "apportionment of a shared device's energy among its holders",
+        "not known": "methods that are not on record at this source",
+    }
+    if methods:
+        how = ", ".join(f"{percent(part)} by {reported.get(n, n)}" for n, part in methods.items())
+        unchanged = "" if statement.named_in_code else " without changes to the code of the runs"
+        was = "played from a recorded trace" if statement.recorded_trace else "measured"
+        yield f"Energy was {was} by {statement.made_by}{unchanged}: {how}."
+    if modelled:
+        yield f"{percent(modelled)} of the energy was not measured, but comes from a model."
+    covered = quality.coverage.value
+    sensor = quality.sensor
+    state = "uncalibrated sensors, default" if sensor.default else "calibrated sensors"
+    text = (
+        f"The uncertainty of the measured energy is \u00b1{quality.uncertainty.value or 0:.3g} % "
+        f"({state}: {sensor.source})"
+    )
+    if covered is not None:
+        text += f"; readings cover {percent(covered)} of the time for which GPUs were held"
+    yield f"{text}."
+    if "counter" in methods and quality.counters.value is not None:
+        yield f"Counters against power: {_counters(quality.counters)}."
+
+
+def _counters(found: Figure) -> str:
+    if found.value is None:
+        return found.unknown
+    low, high = found.low or found.value, found.high or found.value
+    shown = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    return f"they show {shown} of the energy integrated from power ({found.note})"

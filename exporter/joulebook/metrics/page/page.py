@@ -53,7 +53,7 @@ def _replayed(view: Snapshot) -> str:
 
 def render_page(view: Snapshot, ready: bool, message: str) -> bytes:
     """Return the page for a view; `ready` and `message` are what `/readyz` says."""
-    scene = Derived(view, None, {})
+    derived = Derived(view, None, {})
     where = f" in {text(view.cluster)}" if view.cluster else ""
     pill = '<span class="pill">ready</span>' if ready else '<span class="pill bad">not ready</span>'
     trouble = (
@@ -74,8 +74,8 @@ def render_page(view: Snapshot, ready: bool, message: str) -> bytes:
 {trouble}{_replayed(view)}<main>
 {_power(view)}
 {today(view)}
-{gpus(scene)}
-{workloads(scene)}
+{gpus(derived)}
+{workloads(derived)}
 {_books(view.books)}
 </main>
 <footer>

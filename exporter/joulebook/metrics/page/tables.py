@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from joulebook.core import units_text
 from joulebook.core.energy.audit import Verdict
@@ -28,19 +28,19 @@ _MOST_WORKLOADS = 40
 _GIB = 1 << 30
 
 
-def gpus(scene: Derived) -> str:
+def gpus(derived: Derived) -> str:
     """The GPUs: what each draws, how busy it is, who holds it. A node without has no such table."""
-    found = [status for _, status in scene.gpus]
+    found = [status for _, status in derived.gpus]
     models = {status.model for status in found}
-    rows = [_gpu_row(scene, status, one_model=len(models) == 1) for status in found]
+    rows = [_gpu_row(derived, status, one_model=len(models) == 1) for status in found]
     seen = {status.meter for status in found}
     rows += [
         f'<tr class="gone"><th scope="row">{text(meter.name, 24)}</th>'
         '<td colspan="3">not answering: its energy is a gap until it is read again</td></tr>'
-        for meter in scene.books.meters
+        for meter in derived.books.meters
         if meter.component is Component.GPU and meter not in seen
     ]
-    if not rows and scene.books.meters:
+    if not rows and derived.books.meters:
         return ""
     if not rows:
         return section("GPUs", '<p class="dim">No GPU has been read yet.</p>\n', wide=True)
@@ -49,7 +49,7 @@ def gpus(scene: Derived) -> str:
     return section("GPUs", listing, note=note, wide=True)
 
 
-def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
+def _gpu_row(derived: Derived, status: DeviceStatus, *, one_model: bool) -> str:
     values = status.values
     under = [] if one_model else [text(status.model)]
     if (celsius := values.get("temperature_celsius")) is not None:
@@ -58,11 +58,11 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
         cut = Counter(each.profile or "instance" for each in status.instances)
         listed = ", ".join(f"{count} x {profile}" for profile, count in sorted(cut.items()))
         under.append(f"MIG: {text(listed, 80) or 'no instance'}")
-    state = scene.books.meters.get(status.meter)
+    state = derived.books.meters.get(status.meter)
     if state is not None and (audit := state.shown_audit).verdict is not Verdict.NONE:
         said = f"counter: {text(audit.said, 80)}"
         under.append(f"<strong>{said}</strong>" if audit.verdict is Verdict.WRONG else said)
-    age_ns = scene.view.now_ns - status.t_ns
+    age_ns = derived.view.now_ns - status.t_ns
     if age_ns > _STALE_NS:
         under.append(f"read {units_text.duration(age_ns)} ago")
     power = use = '<span class="dim">not known</span>'
@@ -79,13 +79,13 @@ def _gpu_row(scene: Derived, status: DeviceStatus, *, one_model: bool) -> str:
             )
     return (
         f'<tr><th scope="row">{status.index}<small>{"<br>".join(under)}</small></th>'
-        f"<td>{power}</td><td>{use}</td><td>{_holders(scene, status.meter)}</td></tr>"
+        f"<td>{power}</td><td>{use}</td><td>{_holders(derived, status.meter)}</td></tr>"
     )
 
 
-def _holders(scene: Derived, meter: Meter) -> str:
-    holders = list(scene.holders(meter))
-    unsettled = scene.unsettled(meter)
+def _holders(derived: Derived, meter: Meter) -> str:
+    holders = list(derived.holders(meter))
+    unsettled = derived.unsettled(meter)
     said: list[str] = []
     for identity, share in holders:
         part = "" if share == 1 else f" ({units_text.percent(share)})"
@@ -98,19 +98,19 @@ def _holders(scene: Derived, meter: Meter) -> str:
     return "".join(said) or '<span class="dim">nobody</span>'
 
 
-def workloads(scene: Derived) -> str:
+def workloads(derived: Derived) -> str:
     """Return the workloads that run or ran lately: what each consumed, and draws now."""
-    states = scene.books.workloads
+    states = derived.books.workloads
     power_w: dict[tuple[str, ...], float] = {}
     shared: set[tuple[str, ...]] = set()
-    for status in scene.view.devices:
-        for identity, share in scene.draws(status.meter):
+    for status in derived.view.devices:
+        for identity, share in derived.draws(status.meter):
             if (drawn := status.values.get("power_watts")) is not None:
                 power_w[identity] = power_w.get(identity, 0.0) + drawn * share
                 if share < 1:
                     shared.add(identity)
     rows = []
-    listed = [(key, shown) for key, shown in scene.workloads.items() if key.scheduler != OVERFLOW]
+    listed = [(key, shown) for key, shown in derived.workloads.items() if key.scheduler != OVERFLOW]
     # Those that run first, the hungriest first; then those that ended, the latest first.
     listed.sort(
         key=lambda item: (
@@ -120,12 +120,15 @@ def workloads(scene: Derived) -> str:
             item[0],
         )
     )
-    for key, shown in listed[:_MOST_WORKLOADS]:
+    # The page shows what is booked, also while the series are still held at zero.
+    top = listed[:_MOST_WORKLOADS]
+    energies = units_text.energies([_energy_uj(states[key]) for key, _ in top])
+    for (key, shown), energy in zip(top, energies, strict=True):
         power = power_w.get(shown.identity)
         about = "≈\u202f" if shown.identity in shared else ""
         now = "" if power is None else about + units_text.watts(power)
-        measured = scene.coverage(key)
-        rows.append(_workload_row(scene, states[key], shown.identity, now, measured))
+        measured = derived.coverage(key)
+        rows.append(_workload_row(derived, states[key], shown.identity, energy, now, measured))
     if not rows:
         return section("Workloads", '<p class="dim">No workload yet.</p>\n', wide=True)
     listing = table("work", ("Workload", "Energy", "GPU time", "Power now"), rows)
@@ -134,17 +137,20 @@ def workloads(scene: Derived) -> str:
     return section("Workloads", listing, note="now and lately", wide=True)
 
 
+def _energy_uj(state: WorkloadState) -> int:
+    return sum(amount.energy_uj for amount in state.balance.values())
+
+
 def _workload_row(
-    scene: Derived,
+    derived: Derived,
     state: WorkloadState,
     identity: tuple[str, ...],
+    energy: str,
     power: str,
     measured: float | None,
 ) -> str:
-    # The page shows what is booked, also while the series are still held at zero.
-    amounts = state.balance.values()
-    energy_uj = sum(amount.energy_uj for amount in amounts)
-    idle_uj = sum(amount.idle_uj for amount in amounts)
+    energy_uj = _energy_uj(state)
+    idle_uj = sum(amount.idle_uj for amount in state.balance.values())
     held_ns = sum(a.held_ns for part, a in state.balance.items() if part is Component.GPU)
     idle = ""
     if energy_uj:
@@ -153,9 +159,8 @@ def _workload_row(
     gone = ""
     if state.ended_ns is not None:
         gone = ' class="gone"'
-        power = (
-            f"<small>ended<br>{units_text.duration(scene.view.now_ns - state.ended_ns)} ago</small>"
-        )
+        ago = units_text.duration(derived.view.now_ns - state.ended_ns)
+        power = f"<small>ended<br>{ago} ago</small>"
     known = ""
     if measured is not None and measured < ENOUGH:
         known = f'<small class="idle">{units_text.percent(measured)} measured</small>'
@@ -163,7 +168,7 @@ def _workload_row(
     owner = " / ".join(filter(None, (user, account, experiment)))
     return (
         f'<tr{gone}><th scope="row">{text(name, 32)}<small>{text(owner, 120)}</small></th>'
-        f'<td class="num">{units_text.energy(energy_uj)}{idle}</td>'
+        f'<td class="num">{energy}{idle}</td>'
         f'<td class="num">{units_text.duration(held_ns)}{known}</td>'
         f'<td class="num">{power}</td></tr>'
     )
@@ -192,20 +197,19 @@ def today(view: Snapshot) -> str:
         reverse=True,
     )
     most = max((uj for uj, _ in (*named, *rest)), default=0) or 1
-    rows = [
-        _row(
-            view,
-            f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>",
-            uj,
-            most,
-            (who,),
-        )
+    found: list[tuple[str, int, Sequence[Labels | Remainder], str]] = [
+        (f"{text(who.experiment) or 'not named yet'} <small>{_owner(who)}</small>", uj, [who], "")
         for uj, who in named[:_MOST]
     ]
     if others := named[_MOST:]:
         whose = [who for _, who in others]
-        rows.append(_row(view, f"{len(others)} more", sum(uj for uj, _ in others), most, whose))
-    rows += [_row(view, _REMAINDERS[who], uj, most, (who,), "rest") for uj, who in rest]
+        found.append((f"{len(others)} more", sum(uj for uj, _ in others), whose, ""))
+    found += [(_REMAINDERS[who], uj, [who], "rest") for uj, who in rest]
+    energies = units_text.energies([uj for _, uj, *_ in found])
+    rows = [
+        _row(view, name + markup.bar(uj / most, style=style), energy, whose)
+        for (name, uj, whose, style), energy in zip(found, energies, strict=True)
+    ]
     number, unit = units_text.energy(sum(view.today.values())).split("\u202f")
     head = f'<p class="big">{number}<small>{unit}</small></p>\n'
     if charged := _charged(total(view.today_bills.values())):
@@ -215,22 +219,12 @@ def today(view: Snapshot) -> str:
     return section("Energy today", head + listing, note="since 00:00 UTC")
 
 
-def _row(
-    view: Snapshot,
-    name: str,
-    energy_uj: int,
-    most_uj: int,
-    whose: Iterable[Labels | Remainder],
-    style: str = "",
-) -> str:
+def _row(view: Snapshot, name: str, energy: str, whose: Iterable[Labels | Remainder]) -> str:
     money = ""
     if view.charges:
         bill = total(view.today_bills.get(who, {}) for who in whose)
         money = f'<td class="num">{"<br>".join(_charged(bill)) or "not known"}</td>'
-    return (
-        f'<tr><th scope="row">{name}{markup.bar(energy_uj / most_uj, style=style)}</th>'
-        f'<td class="num">{units_text.energy(energy_uj)}</td>{money}</tr>'
-    )
+    return f'<tr><th scope="row">{name}</th><td class="num">{energy}</td>{money}</tr>'
 
 
 def _charged(bill: Charges) -> list[str]:

@@ -177,7 +177,7 @@ def assemble(config: Config) -> Node:
             config.server.listen,
             exposition,
             web_config,
-            handover=_handover(config, name, store),
+            export=_export(config, name, store),
             hosts=(name, *config.server.hosts),
         )
         parts = Parts(
@@ -213,7 +213,7 @@ def assemble(config: Config) -> Node:
         return Node(Daemon(parts), health, server, address, exits.pop_all(), idle=not choices)
 
 
-def _handover(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
+def _export(config: Config, node: str, store: SqliteStore) -> PostingsPages | None:
     """Return the export of the ledger; `None` without a token."""
     if not config.server.token_file:
         return None

@@ -75,7 +75,7 @@ class Sensor(Protocol):
     def open(self) -> None:
         """Take hold of the hardware; called again after `close` or a failed `open`."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every device once; `processes`: with process lists (the slow call)."""
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:

@@ -63,7 +63,7 @@ class ModelSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Estimate the power since the last poll. Raises `SensorRetry`."""
         try:
             times = cpu_times(self._proc)

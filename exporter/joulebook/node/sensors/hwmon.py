@@ -251,7 +251,7 @@ class HwmonSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every meter once."""
         readings: list[Reading] = []
         failures: list[Failure] = []

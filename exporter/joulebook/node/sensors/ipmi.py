@@ -75,7 +75,7 @@ class BmcSensor(ABC):
         """The node, as this BMC tells it."""
         return meter == self.meter
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Ask once. Raises `SensorError`."""
         asked_ns = self.clock.now_ns()
         power_mw = self._power_mw()

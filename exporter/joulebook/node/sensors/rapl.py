@@ -177,7 +177,7 @@ class RaplSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every counter once."""
         if self._alike:
             self._drop_mirrors()

@@ -78,10 +78,10 @@ BEFORE = (
     stat("Cost of idle allocations", f"Electricity and hours of GPUs while they did nothing. "
         f"{LONG}", Basis.RATED, "locale", Query(used("idle_cost", "currency"), "{{currency}}"),
         decimals=2, options=EACH_NAMED, empty=NO_PRICE),
-    Panel("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
+    stat("Cost by kind", "Electricity (less what negative prices earned) and hardware, in the "
         f"currency chosen above. {LONG}", Basis.RATED, "locale",
-        (Query(used("cost", "kind, currency", PAID), "{{kind}}"),),
-        "bargauge", 4, 4, decimals=2, below_zero=True, empty=NO_PRICE),
+        Query(used("cost", "kind, currency", PAID), "{{kind}}"), decimals=2, options=EACH_NAMED,
+        empty=NO_PRICE),
 )  # fmt: skip
 
 _HOURS = f"({run('gpu_seconds', RUN)}) / 3600"

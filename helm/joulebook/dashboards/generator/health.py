@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 from dashboards.generator.board import Board, Row
-from dashboards.generator.figures import LEGENDS, NODES, WHERE, foremost
-from dashboards.generator.panel import Basis, Panel, Query, stat
+from dashboards.generator.figures import NODES, WHERE, leading
+from dashboards.generator.panel import BARS, Basis, Panel, Query, stat
 from dashboards.generator.promql import by
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 _BY = "cluster, node, gpu"
+_CARD = f"{_BY}, uuid"
 _NEWER = "Hopper and newer only."
+_MOST = 12
 
 
-def _more(name: str, labels: str, legend: str, *matchers: str, most: int = LEGENDS) -> Query:
-    """What a counter rose by in each step, of the GPUs where it rose most in the range."""
-    selector = ",".join((WHERE, *matchers))
-    counted = by(
-        f"{_BY}{labels}", f"increase(joulebook_gpu_{name}_total{{{selector}}}[$__rate_interval])"
-    )
-    rank = counted.replace("$__rate_interval", "$__range")
-    return Query(foremost(counted, f"{_BY}{labels}", rank, most), legend, "1m")
+def _more(name: str, labels: str, legend: str) -> Query:
+    """What a counter rose by in each step, where it did: the twelve largest."""
+    counted = f"increase(joulebook_gpu_{name}_total{{{WHERE}}}[$__rate_interval])"
+    # Of one error Prometheus makes 1.3, as it estimates what happened outside of its samples.
+    return Query(f"topk({_MOST}, round({by(f'{_BY}{labels}', counted)}) > 0)", legend, "1m")
 
 
-_NOT_SHOWN = "No GPU that was scraped shows it"
-
-
-def _errors(title: str, about: str, *queries: Query) -> Panel:
-    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries, empty=_NOT_SHOWN)
+def _errors(title: str, about: str, empty: str, *queries: Query) -> Panel:
+    return Panel(title, f"{about} In each step.", Basis.READ, "locale", queries, custom=BARS,
+        decimals=0, empty=empty)  # fmt: skip
 
 
 def _stat(title: str, about: str, expression: str) -> Panel:
-    return stat(title, about, Basis.READ, "locale", Query(expression), 6)
+    return stat(title, about, Basis.READ, "locale", Query(expression),
+        thresholds=((None, "green"), (1, "red")))  # fmt: skip
 
 
 def _gauge(title: str, about: str, name: str, unit: str, most: float | None = None) -> Panel:
-    mean = f"avg by ({_BY}) (avg_over_time(joulebook_gpu_{name}{{{WHERE}}}[$__interval]))"
-    expression = foremost(mean, _BY, mean.replace("$__interval", "$__range"))
-    return Panel(title, f"{about} Mean of each step, of the highest.", Basis.READ, unit,
-        (Query(expression, _GPU, "1m"),), at_most=most, empty=_NOT_SHOWN)  # fmt: skip
+    """Means over each step of the GPUs where the range's mean is highest, and of the others."""
+    series = f"joulebook_gpu_{name}{{{WHERE}}}"
+    return Panel(title, f"{about} Mean of each step, of the GPUs with most in the range.",
+        Basis.READ, unit,
+        leading(
+            Query(f"max by ({_CARD}) (avg_over_time({series}[$__interval]))", _GPU, "1m"),
+            _CARD,
+            f"max by ({_CARD}) (avg_over_time({series}[$__range]))",
+            "(mean of the others)",
+            "avg",
+        ),
+        width=8 if most else 12, at_most=most, empty="No GPU reports it")  # fmt: skip
 
 
 def _risen(name: str, *matchers: str) -> str:
@@ -49,60 +55,64 @@ def _risen(name: str, *matchers: str) -> str:
     )
 
 
+_SEEN = f"group by (cluster, node, uuid) (last_over_time(joulebook_gpu_info{{{WHERE}}}[$__range]))"
+
 SUMMARY = (
     _stat("Xids", "Errors that the driver reported in the range.", _risen("xid_errors")),
-    _stat("Uncorrected memory errors", "In the range.",
+    _stat("Uncorrected errors", "Memory errors that could not be corrected, in the range.",
         _risen("ecc_errors", 'kind="uncorrected"')),
     _stat("Waiting for a reset", "GPUs whose bad memory is remapped or retired with a reset.",
         f"(sum(joulebook_gpu_remapped_rows_pending{{{WHERE}}}) or vector(0))\n"
         f"+ (sum(joulebook_gpu_retired_pages_pending{{{WHERE}}}) or vector(0))"),
     _stat("To be replaced", "GPUs with bad memory that cannot be remapped.",
         f"sum(joulebook_gpu_row_remapping_failed{{{WHERE}}}) or vector(0)"),
+    _stat("Gone", "GPUs that were there in the range and are not now, on nodes whose daemon runs.",
+        f"count(({_SEEN} unless on (cluster, node, uuid) joulebook_gpu_info)\n"
+        "  and on (cluster, node) joulebook_build_info) or vector(0)"),
+    _stat("Alerts", "Alerts of GPU health that fire now.",
+        'count(ALERTS{alertname=~"JoulebookGpu(Xid|Memory.*|Gone)|JoulebookFewerGpus.*",'
+        f'alertstate="firing",{WHERE}}}) or vector(0)'),
 )  # fmt: skip
 
 ERRORS = (
     _errors("Xids by number", "Of the driver; docs.nvidia.com lists what each means.",
-        _more("xid_errors", ", xid", f"{_GPU} Xid {{{{xid}}}}")),
-    _errors("Memory errors", "By kind.", _more("ecc_errors", ", kind", f"{_GPU} {{{{kind}}}}")),
+        "No Xid in the range", _more("xid_errors", ", xid", f"{_GPU} Xid {{{{xid}}}}")),
+    _errors("Memory errors", "By kind.", "No memory error in the range",
+        _more("ecc_errors", ", kind", f"{_GPU} {{{{kind}}}}")),
     _errors("Link errors", "Of NVLink by kind, and packets that PCIe sent again.",
-        _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}", most=6),
-        _more("pcie_replays", "", f"{_GPU} PCIe replays", most=5)),
+        "No link error in the range",
+        _more("nvlink_errors", ", kind", f"{_GPU} NVLink {{{{kind}}}}"),
+        _more("pcie_replay", "", f"{_GPU} PCIe replays")),
     _gauge("Memory temperature", "Of the GPU's memory.", "memory_temperature_celsius", "celsius"),
 )  # fmt: skip
 
 
-def _traffic(link: str, shown: str) -> Query:
-    """Bytes a second of the GPUs that had most."""
-    counter = f"joulebook_gpu_{link}_bytes_total{{{WHERE}}}"
-    labels = f"{_BY}, direction"
-    return Query(
-        foremost(
-            by(labels, f"rate({counter}[$__rate_interval])"),
+def _traffic(link: str, shown: str) -> Panel:
+    series = f"rate(joulebook_gpu_{link}_bytes_total{{{WHERE}}}[$__rate_interval])"
+    labels = f"{_CARD}, direction"
+    return Panel(f"{shown} traffic", f"By direction: the GPUs that moved most. {_NEWER}",
+        Basis.READ, "Bps",
+        leading(
+            Query(by(labels, series), f"{_GPU} {{{{direction}}}}", "1m"),
             labels,
-            by(labels, f"rate({counter}[$__range])"),
-            LEGENDS // 2,
+            by(labels, f"increase(joulebook_gpu_{link}_bytes_total{{{WHERE}}}[$__range])"),
         ),
-        f"{_GPU} {shown} {{{{direction}}}}",
-        "1m",
-    )
+        empty="No GPU reports it")  # fmt: skip
 
 
 SILICON = (
-    _gauge("Tensor cores", f"Share of time at work. {_NEWER}", "tensor_active_ratio",
-        "percentunit", 1),
-    _gauge("Multiprocessors", f"Share that was busy. {_NEWER}", "sm_active_ratio",
-        "percentunit", 1),
-    _gauge("Memory bandwidth", f"Share that was used. {_NEWER}", "dram_active_ratio",
-        "percentunit", 1),
-    Panel(
-        "Traffic",
-        f"Over PCIe and NVLink. {_NEWER}",
-        Basis.READ,
-        "Bps",
-        (_traffic("pcie", "PCIe"), _traffic("nvlink", "NVLink")),
-        empty=_NOT_SHOWN,
+    _gauge(
+        "Tensor cores", f"Share of time at work. {_NEWER}", "tensor_active_ratio", "percentunit", 1
     ),
-)  # fmt: skip
+    _gauge(
+        "Multiprocessors", f"Share that was busy. {_NEWER}", "sm_active_ratio", "percentunit", 1
+    ),
+    _gauge(
+        "Memory bandwidth", f"Share that was used. {_NEWER}", "dram_active_ratio", "percentunit", 1
+    ),
+    _traffic("pcie", "PCIe"),
+    _traffic("nvlink", "NVLink"),
+)
 
 DASHBOARD = Board(
     "joulebook-health",

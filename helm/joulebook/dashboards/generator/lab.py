@@ -63,8 +63,8 @@ TOTALS = (
         Basis.RATED,
         "locale",
         Query(used("cost", "currency"), "{{currency}}"),
-        decimals=0,
         options=EACH_NAMED,
+        decimals=2,
         empty=NO_PRICE,
     ),
     stat(
@@ -73,7 +73,7 @@ TOTALS = (
         Basis.RATED,
         "suffix: kg",
         Query(f"({used('co2e_grams')}) / 1000"),
-        decimals=0,
+        decimals=2,
         empty=NO_CARBON,
     ),
     stat(
@@ -82,7 +82,7 @@ TOTALS = (
         Basis.HELD,
         "locale",
         Query(f"({used('gpu_seconds')}) / 3600"),
-        decimals=0,
+        decimals=1,
         empty="no GPU was held",
     ),
     stat(
@@ -124,8 +124,8 @@ BEFORE = (
         Basis.RATED,
         "locale",
         Query(used_before("cost", "currency"), "{{currency}}"),
-        decimals=0,
         options=EACH_NAMED,
+        decimals=2,
         empty="not known",
     ),
     stat(
@@ -134,8 +134,8 @@ BEFORE = (
         Basis.RATED,
         "locale",
         Query(used("idle_cost", "currency"), "{{currency}}"),
-        decimals=0,
         options=EACH_NAMED,
+        decimals=2,
         empty=NO_PRICE,
     ),
     Panel(
@@ -249,8 +249,8 @@ RANKS = (
 
 _DAY = (
     "Each bar is a whole day from its midnight on, the first and the last day of the range too "
-    "(of an hour in ranges of less than a day, of several days in those of over a year). After a "
-    "change of the clock, days begin an hour off."
+    "(of an hour in ranges of less than a day, of several days in those of over a year). Days "
+    "begin up to an hour off in long ranges of large labs, and after a change of the clock."
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dashboards.generator import links
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     HOLDER,
@@ -132,33 +131,6 @@ DEVICES = (
     _gauge("Power limit", "In force.", "power_limit_watts", "watt"),
 )  # fmt: skip
 
-_FOREIGN = selector("joulebook_foreign_use_seconds_total", WHERE)
-FOREIGN = Panel(
-    "Used by others than the holder",
-    "Workloads whose processes used a GPU that they did not hold, past the scheduler, and for how "
-    "long in the range. The energy is booked to the holder.",
-    Basis.COUNTED,
-    "none",
-    kind="table",
-    width=24,
-    height=6,
-    hidden=("scheduler",),
-    columns=(
-        Column("cluster", width=110),
-        Column("node"),
-        Column("meter"),
-        Column("workload", link=links.WORKLOAD),
-        Column(
-            "Used",
-            Query(f"{by('cluster, node, meter, scheduler, workload', risen(_FOREIGN))} > 0"),
-            "s",
-            0,
-        ),
-    ),
-    sort="Used",
-    empty="Every GPU was used by its holder alone",
-)
-
 DASHBOARD = Board(
     "joulebook-node",
     "Node and GPU",
@@ -167,7 +139,7 @@ DASHBOARD = Board(
     (
         Row("", NOW),
         Row("Power", METERS),
-        Row("Holders", (HOLDERS, FOREIGN)),
+        Row("Holders", (HOLDERS,)),
         Row("Devices", DEVICES),
     ),
     since="now-6h",

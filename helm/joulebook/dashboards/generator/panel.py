@@ -116,6 +116,11 @@ class Panel:
         """What it shows, and on what basis."""
         return f"{self.about} {self.basis.value}"
 
+    @property
+    def _axis(self) -> dict[str, Any]:
+        """An axis has its 0, also one that may go below it."""
+        return {"axisSoftMin": 0} if self.kind == "timeseries" and self.below_zero else {}
+
     def build(self, number: int) -> sdk.Panel:
         """The panel as Grafana keeps it."""
         panel = (
@@ -127,9 +132,9 @@ class Panel:
             .datasource(models.DataSourceRef(type_val=self.datasource, uid="${datasource}"))
             .span(self.width)
             .height(self.height)
-            .unit(self.unit)
+            .unit(_OF_BARS.get(self.unit, self.unit) if self.kind == "bargauge" else self.unit)
             .options(_merged(_OPTIONS[self.kind], self.options))
-            .custom(_merged(_CUSTOM.get(self.kind, {}), self.custom))
+            .custom(_merged(_CUSTOM.get(self.kind, {}), {**self.custom, **self._axis}))
         )
         if self.decimals is not None:
             panel.decimals(self.decimals)
@@ -244,6 +249,9 @@ class _DataLink:
         return self._link
 
 
+_OF_BARS = {"kwatth": "suffix: kWh"}
+"""Units that Grafana would scale for each bar by itself: Wh beside MWh."""
+
 NOTHING = ("No daemon was scraped in the range", "not yet known")
 """What a panel without words of its own says when it is empty, and what a single figure says."""
 
@@ -281,7 +289,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     },
-    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}},
+    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}},
     "bargauge": {
         "reduceOptions": _LAST,
         "displayMode": "basic",

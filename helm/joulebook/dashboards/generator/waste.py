@@ -44,7 +44,7 @@ def _stat(
     return stat(title, f"{about} {LONG}", basis, unit, query, **how)
 
 
-_MONEY = {"decimals": 0, "options": EACH_NAMED, "empty": NO_PRICE}
+_MONEY = {"decimals": 2, "options": EACH_NAMED, "empty": NO_PRICE}
 
 TOTALS = (
     _stat("Cost of idle allocations", f"What was paid {_IDLE}: {_BOTH}.", Basis.RATED, "locale",
@@ -57,9 +57,10 @@ TOTALS = (
     _stat("Unallocated", "Energy of devices that no workload held.", Basis.METERED, "kwatth",
         Query(kwh(unused("energy_joules", "", UNALLOCATED))), empty="all were held"),
     _stat("Idle GPU-hours", f"Hours of allocated GPUs {_IDLE}.", Basis.HELD, "locale",
-        Query(f"({used('idle_gpu_seconds')}) / 3600"), decimals=0, empty="nothing was idle"),
+        Query(f"({used('idle_gpu_seconds')}) / 3600"), decimals=1,
+        empty="nothing was idle"),
     _stat("Unallocated GPU-hours", "Hours of GPUs that no workload held.", Basis.HELD, "locale",
-        Query(f"({unused('gpu_seconds', '', UNALLOCATED)}) / 3600"), decimals=0,
+        Query(f"({unused('gpu_seconds', '', UNALLOCATED)}) / 3600"), decimals=1,
         empty="all were held"),
 )  # fmt: skip
 

@@ -124,7 +124,7 @@ RUNNING = Panel(
     "none",
     kind="table",
     width=24,
-    height=9,
+    height=7,
     hidden=("scheduler",),
     columns=(
         Column("cluster", width=110),
@@ -150,7 +150,7 @@ RUNNING = Panel(
         ),
     ),
     sort="Power",
-    empty="Nothing holds a GPU at the end of the range",
+    empty="None of these holds a GPU at the end of the range; clear the box above to see all",
 )
 
 DASHBOARD = Board(

@@ -90,6 +90,16 @@ def test_the_name_of_a_gpu_cannot_end_its_heading(
         ("t_s,watts\n0,60\n", ["--gpu", "7"], "--gpu '7': expected 0 to 1"),
         ("t_s,watts\n0,60\n", ["--gpu", "0", "--shift", "nan"], "--shift nan"),
         ("\x00\xff", ["--gpu", "0"], "not UTF-8 at byte"),
+        ("t_s;watts\n0;60\n", ["--gpu", "0"], "1: no column t_s, watts; expected t_s,watts"),
+        ("t_s,watts\n0\n", ["--gpu", "0"], "2: watts = None: expected"),
+        ("t_s,watts\ninf,60\n", ["--gpu", "0"], "2: t_s = 'inf': expected"),
+        ("t_s,watts\n1e300,60\n", ["--gpu", "0"], "2: t_s = '1e300': expected"),
+        ("t_s,watts\n0,1e9\n", ["--gpu", "0"], "2: watts = '1e9': expected"),
+        ("t_s,watts\n5,60\n4,60\n", ["--gpu", "0"], "3: t_s 4 is not after 5"),
+        (f"t_s,watts\n0,{'6' * 200_000}\n", ["--gpu", "0"], "meter.csv"),
+        ("t_s,watts\n0,60\n", ["--gpu", "-1"], "--gpu '-1': expected 0 to 1"),
+        ("t_s,watts\n0,60\n", ["--gpu", "9" * 5000], "expected 0 to 1"),
+        ("t_s,watts\n0,60\n", ["--gpu", "\u0663"], "expected 0 to 1"),
     ],
 )
 def test_nonsense_is_refused_and_said(
@@ -119,3 +129,68 @@ def test_a_meter_that_is_not_there_and_one_of_another_device(
     meter = write_meter(tmp_path / "meter.csv")
     assert cli.main(["calibrate", trace, str(meter), "--gpu", "GPU-b"]) == 2
     assert "a load that varies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", ["\ufefft_s,watts", "watts,note,t_s,x"])
+def test_a_meters_own_columns_and_line_ends_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], header: str
+) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl")
+    meter = write_meter(tmp_path / "meter.csv")
+    _, *rows = meter.read_text().splitlines()
+    if header.startswith("watts"):
+        rows = [f'{row.split(",")[1]},"a\nb",{row.split(",")[0]},1,2,3' for row in rows]
+    meter.write_text("\r\n".join([header, *rows, "", ""]), newline="")
+    assert cli.main(["calibrate", str(trace), str(meter), "--gpu", "0"]) == 0
+    found = tomllib.loads(capsys.readouterr().out)["calibration"]["GPU-a"]
+    assert found["gain"] == pytest.approx(1.05, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("jump_uj", "said"), [(-5_000_000_000, "trace.jsonl:2004: energy_uj falls"), (10**15, "")]
+)
+def test_a_counter_that_is_reset_is_refused_and_a_jump_costs_no_more_than_its_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], jump_uj: int, said: str
+) -> None:
+    trace, meter = write_trace(tmp_path / "trace.jsonl"), write_meter(tmp_path / "meter.csv")
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    for line in lines[1:]:
+        if line["t_ns"] > 100 * 10**9 and "energy_uj" in line:
+            line["energy_uj"] = max(line["energy_uj"] + jump_uj, 0)
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code = cli.main(["calibrate", str(trace), str(meter), "--gpu", "0"])
+    shown = capsys.readouterr()
+    assert (code, said in shown.err) == (2 if said else 0, True)
+    if not said:
+        found = tomllib.loads(shown.out)["calibration"]["GPU-a"]
+        assert found["gain"] == pytest.approx(1.05, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0\xff",
+        "[]\n",
+        '{"v": 1}\n',
+        '{"v": 9, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": []}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n{"t_ns": -1}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n'
+        '{"t_ns": 5, "gpu": 0, "energy_uj": 1e99}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n'
+        '{"t_ns": 5, "gpu": 7, "power_mw": 1}\n',
+        '{"v": 1, "kind": "joulebook-trace", "devices": [{"name": "a"}]}\n'
+        '{"t_ns": 5, "gpu": 0, "power_mw": 1}\n{"t_ns": 4, "gpu": 0, "power_mw": 1}\n',
+        "[" * 100_000,
+    ],
+)
+def test_a_trace_that_is_none_is_refused_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    trace, meter = tmp_path / "trace.jsonl", write_meter(tmp_path / "meter.csv")
+    trace.write_bytes(text.encode("latin-1"))
+    assert cli.main(["calibrate", str(trace), str(meter), "--gpu", "0"]) == 2
+    said = capsys.readouterr().err
+    assert ("trace.jsonl" in said or "windows" in said) and "Traceback" not in said

@@ -205,7 +205,7 @@ snapshots = st.lists(
     st.booleans(),
 )
 def test_shares_add_up_to_the_microjoule(
-    looks: list[tuple[int, int, list[Use]]],
+    polls: list[tuple[int, int, list[Use]]],
     start: int,
     length: int,
     energy_uj: int,
@@ -215,7 +215,7 @@ def test_shares_add_up_to_the_microjoule(
     outage: bool,
 ) -> None:
     t_ns, busy_ns, found = T0, 0, []
-    for step, more, uses in looks:
+    for step, more, uses in polls:
         t_ns, busy_ns = t_ns + step, busy_ns + more
         found.append(HostSnapshot(t_ns, 4, busy_ns, 1 << 33, 1 << 35, tuple(uses)))
     part = Interval(
@@ -257,11 +257,11 @@ def test_wraps_restarts_and_silences_conserve(story: list[tuple[int, int, int, s
         if what in {"down", "silent"}:
             continue
         reading = Reading(CPU, t_ns, energy % WRAP_UJ, wrap_uj=WRAP_UJ, max_power_mw=2_900)
-        look = HostSnapshot(t_ns + 1, 8, busy, GIB, 8 * GIB, (Use(A, a_ns, GIB, 4000),))
+        poll = HostSnapshot(t_ns + 1, 8, busy, GIB, 8 * GIB, (Use(A, a_ns, GIB, 4000),))
         tick = Tick(
             t_ns + 2,
             readings=(reading,),
-            snapshots=() if what == "snapshot" else (look,),
+            snapshots=() if what == "snapshot" else (poll,),
             resumed=resumed,
         )
         resumed = False

@@ -12,9 +12,9 @@ from joulebook.core.energy.readings import (
     Component,
     InstanceUse,
     Meter,
+    ProcessSpan,
     ProcessUse,
     Reading,
-    Span,
 )
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadId
@@ -80,9 +80,9 @@ def test_a_claim_in_the_outage_or_a_card_that_is_cut_up_goes_by_its_own_rules() 
 
 
 def test_a_span_that_lasts_through_it_has_it() -> None:
-    under = replace(ONE, marks=(Span(5 * S, None, RUN), Span(1, None, ADA)))
+    under = replace(ONE, marks=(ProcessSpan(5 * S, None, RUN), ProcessSpan(1, None, ADA)))
     assert booked(between((under,), (under,))) == {RUN: 1_000_000}
-    left = replace(ONE, marks=(Span(5 * S, 15 * S, RUN), Span(1, None, ADA)))
+    left = replace(ONE, marks=(ProcessSpan(5 * S, 15 * S, RUN), ProcessSpan(1, None, ADA)))
     assert booked(between((left,), (left,))) == {Remainder.DAEMON_DOWN: 1_000_000}
 
 

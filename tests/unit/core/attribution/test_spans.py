@@ -13,7 +13,7 @@ from joulebook.core.attribution.claims import Tenure
 from joulebook.core.attribution.gpu import share_out
 from joulebook.core.attribution.spans import edges, pieces
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.energy.readings import Component, Meter, ProcessUse, Reading, Span
+from joulebook.core.energy.readings import Component, Meter, ProcessSpan, ProcessUse, Reading
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.workloads import WorkloadId
 
@@ -40,7 +40,7 @@ def test_an_interval_without_marks_is_left_as_it_is() -> None:
 
 
 def test_a_nested_mark_takes_its_time_and_gives_it_back() -> None:
-    marks = (Span(30, 50, INNER), Span(10, None, OUTER))
+    marks = (ProcessSpan(30, 50, INNER), ProcessSpan(10, None, OUTER))
     assert booked(interval(ProcessUse(7, -(10**9), workload=HOME, marks=marks))) == {
         HOME: 100,
         OUTER: 700,
@@ -49,37 +49,40 @@ def test_a_nested_mark_takes_its_time_and_gives_it_back() -> None:
 
 
 def test_the_nearest_process_wins_over_the_later_mark() -> None:
-    marks = (Span(10, None, INNER), Span(40, None, OUTER))  # its own first, then its parent's
+    marks = (
+        ProcessSpan(10, None, INNER),
+        ProcessSpan(40, None, OUTER),
+    )  # its own first, then its parent's
     assert booked(interval(ProcessUse(7, -(10**9), marks=marks, workload=HOME)))[INNER] == 900
 
 
 def test_a_process_that_is_gone_counts_until_its_mark_was_left() -> None:
-    gone = ProcessUse(7, -(10**9), ended=True, marks=(Span(-50, 60, OUTER),))
+    gone = ProcessUse(7, -(10**9), ended=True, marks=(ProcessSpan(-50, 60, OUTER),))
     assert booked(interval(gone)) == {OUTER: 600, Remainder.UNALLOCATED: 400}
 
 
 def test_a_process_born_under_its_mark_burns_nothing_before_it() -> None:
     # Its start is reported floored to 10 ms, and so seems to lie before the mark.
     ms = 10**6
-    born = ProcessUse(7, 40 * ms, workload=HOME, marks=(Span(45 * ms, None, OUTER),))
+    born = ProcessUse(7, 40 * ms, workload=HOME, marks=(ProcessSpan(45 * ms, None, OUTER),))
     whole = interval(born, t1_ns=100 * ms, uj=100)
     assert booked(whole) == {Remainder.UNALLOCATED: 45, OUTER: 55}
 
 
 def test_of_two_on_a_card_only_the_marked_one_changes_its_owner() -> None:
-    marked = ProcessUse(7, -(10**9), 30, workload=HOME, marks=(Span(0, None, OUTER),))
+    marked = ProcessUse(7, -(10**9), 30, workload=HOME, marks=(ProcessSpan(0, None, OUTER),))
     other = ProcessUse(8, -(10**9), 10, workload=INNER)
     assert booked(interval(marked, other)) == {OUTER: 750, INNER: 250}
 
 
 def test_edges_are_those_of_all_processes() -> None:
-    process = ProcessUse(7, 1, marks=(Span(3, 5, INNER), Span(2, None, OUTER)))
+    process = ProcessUse(7, 1, marks=(ProcessSpan(3, 5, INNER), ProcessSpan(2, None, OUTER)))
     assert edges([Reading(GPU, 9, processes=(process,)), Reading(GPU, 10)]) == [3, 5, 2]
 
 
 spans = st.lists(
     st.builds(
-        lambda t0, lasts, who: Span(t0, None if lasts is None else t0 + lasts, who),
+        lambda t0, lasts, who: ProcessSpan(t0, None if lasts is None else t0 + lasts, who),
         st.integers(-50, 150),
         st.none() | st.integers(0, 80),
         st.sampled_from([OUTER, INNER]),
@@ -113,9 +116,11 @@ def test_whatever_the_marks_the_energy_is_that_of_the_interval(
 
 
 def test_what_is_born_under_a_mark_leaves_nothing_to_the_run_around_it() -> None:
-    marks = (Span(5_000_000, None, INNER), Span(0, None, HOME))
+    marks = (ProcessSpan(5_000_000, None, INNER), ProcessSpan(0, None, HOME))
     born = ProcessUse(7, 0, workload=HOME, marks=marks)
     whole = interval(born, t0_ns=0, t1_ns=100_000_000, uj=100)
     assert booked(whole) == {INNER: 95, Remainder.UNALLOCATED: 5}
-    older = ProcessUse(7, -(10**9), workload=HOME, marks=(marks[0], Span(-(10**9), None, HOME)))
+    older = ProcessUse(
+        7, -(10**9), workload=HOME, marks=(marks[0], ProcessSpan(-(10**9), None, HOME))
+    )
     assert booked(interval(older, t1_ns=100_000_000, uj=100)) == {HOME: 5, INNER: 95}

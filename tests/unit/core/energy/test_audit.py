@@ -30,7 +30,7 @@ class Sensor:
         self.random, self.rate, self.step_s = Random(seed), rate, step_s
         self.second, self.shown_j, self.watts = 0, 5e6, 60.0
 
-    def look(self, watts: float, *, use: int, ragged: float = 0.0, in_step: float = 1.0) -> Reading:
+    def poll(self, watts: float, *, use: int, ragged: float = 0.0, in_step: float = 1.0) -> Reading:
         self.second += 1
         seen = watts * in_step * (1 + self.random.gauss(0, ragged) / 10**0.5)
         mean_w, self.watts = (seen + self.watts) / 2, seen
@@ -53,7 +53,7 @@ def watched(
     """The verdicts of so many seconds, and the meter after them."""
     verdicts: list[Verdict] = []
     for _ in range(seconds):
-        reading = sensor.look(**load)  # type: ignore[arg-type]
+        reading = sensor.poll(**load)  # type: ignore[arg-type]
         state = begin(reading) if state is None else take(state, reading).state
         verdicts.append(state.audit.verdict)
     assert state is not None
@@ -167,7 +167,7 @@ class Pulsed:
         low_j = self.REST_W * (t_s - busy_s) + self.LOW_W * busy_s
         return low_j + (self.HIGH_W - self.LOW_W) * high_s
 
-    def look(self, t_s: float) -> Reading:
+    def poll(self, t_s: float) -> Reading:
         windows = [int(t_s * 10 - n) / 10 for n in range(1, 11)]
         seen_w = sum(self.joules(w + 0.025) - self.joules(w) for w in windows) / 0.25
         counted_j = 5e6 + self.joules(t_s // self.step_s * self.step_s)
@@ -185,9 +185,9 @@ def test_no_load_in_step_is_taken_for_a_wrong_counter(
     period_s: float, step_s: float, duty: float
 ) -> None:
     random, load = Random(7), Pulsed(period_s, duty, step_s)
-    state = begin(load.look(5))
+    state = begin(load.poll(5))
     for second in range(6, 400):
-        state = take(state, load.look(second + random.uniform(0, 0.01))).state
+        state = take(state, load.poll(second + random.uniform(0, 0.01))).state
         assert state.audit.verdict is not Verdict.WRONG
     assert state.audit.proven
 

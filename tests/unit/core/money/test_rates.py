@@ -23,9 +23,6 @@ from joulebook.core.money.rates import (
     RateSet,
     StepCurve,
     carried,
-    co2e_ug,
-    cost_nano,
-    facility_uj,
     hourly_nano,
     nano_per_kwh,
     overlay,
@@ -36,6 +33,25 @@ from joulebook.units import NS_PER_S, UJ_PER_KWH
 KWH = UJ_PER_KWH
 PUE_125 = 1_250_000
 G = UG_PER_G
+
+
+def facility_uj(energy_uj: int, pue_ppm: int) -> int:
+    """Return the facility energy for IT energy, to the nearest microjoule."""
+    return _nearest(energy_uj * pue_ppm, PPM)
+
+
+def cost_nano(energy_uj: int, pue_ppm: int, price_nano_per_kwh: int) -> int:
+    """Electricity cost of one amount at one price, to the nearest nano-unit (for statements)."""
+    return _nearest(energy_uj * pue_ppm * price_nano_per_kwh, PER_KWH)
+
+
+def co2e_ug(energy_uj: int, pue_ppm: int, ug_per_kwh: int) -> int:
+    """CO2e of one amount at one intensity, to the nearest microgram (for statements)."""
+    return _nearest(energy_uj * pue_ppm * ug_per_kwh, PER_KWH)
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def point(start: int, value: int, end: int | None = None, source: str = "s") -> Point:

@@ -90,7 +90,21 @@ def test_coverage_of_a_shared_gpu_counts_its_gaps() -> None:
     gap = LostStretch("n1", GPU, "hung", t0_ns, t0_ns + NS_PER_HOUR // 2)
     half = Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 4)  # half of it, for the half hour that was read
     (run,) = runs(one(half, Method.APPORTIONED, gaps=(gap,)))
-    assert run.tally.coverage == pytest.approx(2 / 3)
+    assert run.tally.coverage == pytest.approx(1 / 2)
+
+
+def test_processes_hold_a_gpu_while_they_are_there() -> None:
+    """A notebook that computed for a quarter of an hour is measured in full, but for gaps."""
+    quarter = Amount(UJ_PER_KWH, 0, NS_PER_HOUR // 4)
+    data = one(quarter)
+    (row,) = data.postings
+    data = msgspec.structs.replace(data, postings=(row._replace(evidence="processes"),))
+    (run,) = runs(data)
+    assert run.tally.coverage == 1
+    t0_ns = T0_S * NS_PER_S
+    gap = LostStretch("n1", GPU, "hung", t0_ns, t0_ns + NS_PER_HOUR // 2)
+    (run,) = runs(msgspec.structs.replace(data, gaps=(gap,)))
+    assert run.tally.coverage == pytest.approx(1 / 2)
 
 
 def test_a_run_that_began_at_no_known_time_has_no_known_coverage() -> None:

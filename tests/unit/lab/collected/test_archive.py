@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -39,6 +40,11 @@ def exported(url: str, folder: Path) -> list[archive.Exported]:
         return [*archive.export(database, folder, DECEMBER_S)]
 
 
+def asked(sql: str) -> list[tuple[Any, ...]]:
+    """What DuckDB finds."""
+    return duckdb.connect().execute(sql).fetchall()
+
+
 def test_duckdb_reads_every_unit_of_it(url: str, tmp_path: Path) -> None:
     read_back(url, lab(1), tmp_path / "out")
 
@@ -51,25 +57,25 @@ def read_back(url: str, nodes: list[Node], folder: Path) -> None:
     postings = [row for node in nodes for row in node.postings.values()]
     charges = [row for node in nodes for row in node.charges.values()]
     assert sum(each.rows["postings"] for each in made) == len(postings)
-    found = duckdb.sql(
+    found = asked(
         "SELECT sum(energy_uj)::HUGEINT, sum(held_ns)::HUGEINT, count(*), min(quarter_s)"
         f" FROM '{folder}/postings-*.parquet'"
-    ).fetchall()
+    )
     assert found == [
         (sum(row.energy_uj for row in postings), sum(row.held_ns for row in postings),
          len(postings), min(row.quarter_s for row in postings))
     ]  # fmt: skip
-    (sums,) = duckdb.sql(
+    (sums,) = asked(
         f"SELECT sum(whole), sum(nano), sum(rest), count(*) FROM '{folder}/charges-*.parquet'"
-    ).fetchall()
+    )
     paid = sum(Exact(row.whole, row.nano, row.rest).atoms for row in charges)
     whole, nano, rest = (int(each) for each in sums[:3])
     assert (Exact(whole).atoms + Exact(0, nano).atoms + rest, sums[3]) == (paid, len(charges))
     by_account = dict(
-        duckdb.sql(
+        asked(
             f"SELECT account, sum(energy_uj)::HUGEINT FROM '{folder}/postings-2026-10.parquet'"
             " WHERE remainder = '' GROUP BY account"
-        ).fetchall()
+        )
     )
     whose = {(n.name, w.id): w.account for n in nodes for w in n.workloads.values()}
     expected: dict[str, int] = {}

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from joulebook.cli import main
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method
-from joulebook.core.report.dataset import Posting, ReportData, ReportWorkload
+from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.report.leaderboard import (
     Board,
-    Boundary,
     ComparedMetric,
     Join,
+    RankBoundary,
+    Unit,
     against_budget,
     board,
 )
@@ -26,6 +31,7 @@ from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, by_experimen
 from joulebook.lab.leaderboard.model_card import read_card
 from joulebook.lab.leaderboard.plot import draw
 from joulebook.lab.leaderboard.results import Result, exact, read_csv
+from joulebook.lab.leaderboard.tables import measured_of
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 ACCURACY = ComparedMetric("accuracy")
@@ -100,6 +106,54 @@ def test_a_run_that_was_read_for_half_of_its_time_does_not_lead() -> None:
     assert "a lower bound" in as_csv(Leaderboard((found,)))
 
 
+def test_coverage_and_boundary_stand_beside_every_row() -> None:
+    half, bare, metered = job("1"), job("2"), job("3")
+    account = books(
+        (half, consumed(half, 128.6, held_h=0.5)), (bare, consumed(bare, 250)), (metered,
+        consumed(metered, 500, cpu_wh=90))
+    )  # fmt: skip
+    results = [result("1", "0.9"), result("2", "0.9"), result("3", "0.92")]
+    given = result("4", "0.95", energy_uj=UJ_PER_KWH, gpu="NVIDIA H100")
+    found = ranked([*results, given], account)
+    measured = {each.name.rpartition("/")[2].strip(): measured_of(each) for each in found.entrants}
+    assert measured == {
+        "1": "GPUs, 50.0 % of the time",
+        "2": "GPUs, 100 % of the time",
+        "3": "GPUs and hosts, 100 % of the time",
+        "4": "stated by its author",
+    }
+    text = markdown(Leaderboard((found,)))
+    assert all(each in text for each in measured.values())
+    rows = list(csv.DictReader(io.StringIO(as_csv(Leaderboard((found,))))))
+    shares = {row["result"].rpartition("/")[2].strip(): row["coverage"] for row in rows}
+    assert shares == {"1": "0.5000", "2": "1.0000", "3": "1.0000", "4": ""}
+
+
+def emitted(workload: ReportWorkload, grams: int) -> Charged:
+    amount = Exact(0, grams * 1_000_000)
+    return Charged("n1", workload.id, 360_000, Charge(Item.CO2E), amount)
+
+
+def test_each_point_has_its_co2e() -> None:
+    first, second = job("1"), job("2")
+    account = books((first, consumed(first, 100)), (second, consumed(second, 300)))
+    charges = (emitted(first, 40), emitted(second, 120))
+    account = msgspec.structs.replace(account, charges=charges)
+    metric = ComparedMetric("accuracy", unit=Unit.RATIO)
+    entrants = by_run([result("1", "0.90"), result("2", "0.92")], account).entrants
+    found = board("", metric, "NVIDIA H100", entrants)
+    # 80 g more for two points.
+    assert found.front[1].ug_per_point == 40_000_000
+    (shown,) = as_json(Leaderboard((found,)))["boards"]
+    assert [each["co2e_kg"] for each in shown["results"]] == [0.04, 0.12]
+    assert shown["results"][1]["co2e_kg_per_point"] == 0.04
+    head = markdown(Leaderboard((found,))).splitlines()[2]
+    assert "CO2e (g)" in head and "CO2e per point (g)" in head
+    unpriced = msgspec.structs.replace(account, charges=charges[:1])
+    entrants = by_run([result("1", "0.90"), result("2", "0.92")], unpriced).entrants
+    assert board("", metric, "NVIDIA H100", entrants).front[1].ug_per_point is None
+
+
 def test_a_board_of_nothing_that_compares_is_written_and_not_drawn() -> None:
     half = job("1")
     found = ranked([result("1", "0.9")], books((half, consumed(half, 10, held_h=0.5))))
@@ -121,14 +175,14 @@ def test_hosts_are_compared_only_where_all_have_them() -> None:
     metered, bare = job("1"), job("2")
     account = books((metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250)))
     found = ranked([result("1", "0.91"), result("2", "0.9")], account)
-    assert found.boundary is Boundary.GPUS
+    assert found.boundary is RankBoundary.GPUS
     assert names(found) == (["1"], ["2"], [])
     assert {each.energy_uj for each in found.entrants} == {250 * WH}
     both = books(
         (metered, consumed(metered, 250, cpu_wh=208)), (bare, consumed(bare, 250, cpu_wh=1))
     )
     found = ranked([result("1", "0.91"), result("2", "0.9")], both)
-    assert found.boundary is Boundary.HOSTS
+    assert found.boundary is RankBoundary.HOSTS
     assert names(found) == (["2", "1"], [], [])
     assert "GPUs and their hosts" in markdown(Leaderboard((found,)))
 

@@ -29,7 +29,7 @@ from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import FORMATS, boamps, html, latex, markdown, renderer, runs_csv
 from joulebook.lab.report.formats.json import schema
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.paragraph import sentences
+from joulebook.lab.report.wording import sentences
 
 MADE_S = T0_S + 86_400.0
 

@@ -21,9 +21,9 @@ from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.report.runs import runs
 from joulebook.errors import ConfigError
 from joulebook.lab.report.about import About
-from joulebook.lab.report.paragraph import sentences
 from joulebook.lab.report.sources import FOREVER_S, LedgerSource, NodeLedger, named, own
 from joulebook.lab.report.statement import StatementContext, make
+from joulebook.lab.report.wording import sentences
 from joulebook.ledger.query import LedgerReader
 
 ALL = Selection()

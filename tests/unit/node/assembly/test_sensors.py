@@ -66,9 +66,9 @@ def test_what_a_machine_has_is_found(tmp_path: Path, shape: str, names: set[str]
     for name, choice in chosen(config, nowhere).items():
         sensor = choice.make(config, clock)
         sensor.open()
-        look = sensor.look(processes=True)
-        assert look.readings and not look.failures
-        for reading in look.readings:
+        poll = sensor.poll(processes=True)
+        assert poll.readings and not poll.failures
+        for reading in poll.readings:
             owners = [
                 n
                 for n, each in SENSORS.items()
@@ -91,7 +91,7 @@ def test_a_bmc_takes_the_place_of_the_boards_supply(tmp_path: Path) -> None:
     assert found.keys() == {"hwmon", "ipmi"}
     boards = found["hwmon"].make(config, NodeClock())
     boards.open()
-    assert {r.meter.name for r in boards.look(processes=False).readings} == {"grace-0"}
+    assert {r.meter.name for r in boards.poll(processes=False).readings} == {"grace-0"}
     redfish = config_of(machine, redfish=Redfish(enabled="auto", url="https://bmc"))
     assert "redfish" in chosen(redfish, tmp_path)
     assert reader_of(Meter(Component.OTHER, "redfish")) == "redfish"

@@ -47,7 +47,7 @@ def printed(watts: int = 812, state: str = "activated") -> str:
 def test_ipmitool_is_asked_for_the_power_of_the_node(tmp_path: Path) -> None:
     sensor = IpmiSensor(StillClock(), program=tool(tmp_path, printed()), every_s=7)
     sensor.open()
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert (reading.meter, reading.power_mw) == (Meter(Component.OTHER, "ipmi"), 812_000)
     assert reading.covers == (Component.CPU, Component.DRAM, Component.GPU)
     assert reading.hole_ns == (3 * 7 + 10) * 10**9
@@ -61,7 +61,7 @@ def test_a_slow_bmc_spoke_some_time_between_question_and_answer(
     instants = iter([10 * NS_PER_S, 14 * NS_PER_S])
     monkeypatch.setattr(StillClock, "now_ns", lambda _: next(instants))
     (reading,) = (
-        IpmiSensor(StillClock(), program=tool(tmp_path, printed())).look(processes=False).readings
+        IpmiSensor(StillClock(), program=tool(tmp_path, printed())).poll(processes=False).readings
     )
     assert reading.t_ns == 12 * NS_PER_S
 
@@ -83,17 +83,17 @@ def test_a_bmc_that_does_not_tell_is_an_error_with_a_remedy(
         StillClock(), program=tool(tmp_path, script), timeout_s=0.3 if reason == "timeout" else 20
     )
     with pytest.raises(SensorRetry) as failed:
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     assert failed.value.reason == reason and failed.value.remedy
 
 
 def test_without_ipmitool(tmp_path: Path) -> None:
     with pytest.raises(SensorMissing, match="does not exist") as missing:
-        IpmiSensor(StillClock(), program=str(tmp_path / "none")).look(processes=False)
+        IpmiSensor(StillClock(), program=str(tmp_path / "none")).poll(processes=False)
     assert "Install ipmitool" in missing.value.remedy
     (tmp_path / "none").write_text("")
     with pytest.raises(SensorDenied):
-        IpmiSensor(StillClock(), program=str(tmp_path / "none")).look(processes=False)
+        IpmiSensor(StillClock(), program=str(tmp_path / "none")).poll(processes=False)
 
 
 def test_only_whole_lines_count() -> None:
@@ -194,7 +194,7 @@ def bmc(tmp_path: Path) -> Iterator[Bmc]:
 def power_of(sensor: RedfishSensor) -> int | None:
     sensor.open()
     try:
-        (reading,) = sensor.look(processes=False).readings
+        (reading,) = sensor.poll(processes=False).readings
         return reading.power_mw
     finally:
         sensor.close()
@@ -253,7 +253,7 @@ def test_a_bmc_that_refuses(
     sensor.open()
     bmc.status["/redfish/v1/Chassis/1/Power"] = status
     with pytest.raises(kind) as refused:
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     assert refused.value.reason == reason
     assert "swordfish" not in str(refused.value)
     sensor.close()

@@ -19,7 +19,7 @@ def test_cpu_by_utilization_and_memory_by_what_is_installed(tmp_path: Path) -> N
     machine, clock = SHAPES["virtual_machine"](tmp_path), StillClock()
     sensor = ModelSensor(clock, cpu_idle_w=20, cpu_tdp_w=100, dram_w_per_gib=0.5, proc=machine.proc)
     sensor.open()
-    first = sensor.look(processes=False)
+    first = sensor.poll(processes=False)
     assert [r.meter for r in first.readings] == [DRAM], "no utilization yet"
     assert first.readings[0].power_mw == 32_000
     busy_ns, found = 0, []
@@ -27,7 +27,7 @@ def test_cpu_by_utilization_and_memory_by_what_is_installed(tmp_path: Path) -> N
         clock.pass_s(1)
         busy_ns += 4_000_000_000  # of 8 cores
         machine.cpu_time(cores=8, busy_ns=busy_ns)
-        found.append(next(r for r in sensor.look(processes=False).readings if r.meter == CPU))
+        found.append(next(r for r in sensor.poll(processes=False).readings if r.meter == CPU))
     assert found[1].power_mw == pytest.approx(60_000, abs=10)
     assert all(reading.modelled for reading in found)
     (part,) = between(*found)
@@ -39,7 +39,7 @@ def test_without_proc_there_is_no_model(tmp_path: Path) -> None:
         StillClock(), cpu_idle_w=1, cpu_tdp_w=2, dram_w_per_gib=0, proc=tmp_path / "none"
     )
     with pytest.raises(SensorRetry):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
 
 
 @pytest.mark.parametrize(

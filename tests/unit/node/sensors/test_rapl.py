@@ -36,21 +36,21 @@ def opened(machine: Machine, clock: StillClock | None = None) -> RaplSensor:
 
 def test_an_intel_server_has_packages_and_dram_and_nothing_twice(tmp_path: Path) -> None:
     machine = SHAPES["intel_two_sockets"](tmp_path)
-    look = opened(machine).look(processes=False)
-    assert {r.meter: r.energy_uj for r in look.readings} == {
+    poll = opened(machine).poll(processes=False)
+    assert {r.meter: r.energy_uj for r in poll.readings} == {
         cpu("package-0"): 1_000_000,
         cpu("package-1"): 1_000_000,
         dram("dram-0"): 500_000,
         dram("dram-1"): 500_000,
     }  # no psys, no cores, and the packages not once more by MMIO
-    assert look.failures == ()
-    assert {r.epoch for r in look.readings} == {"boot"}
+    assert poll.failures == ()
+    assert {r.epoch for r in poll.readings} == {"boot"}
 
 
 def test_an_amd_server_has_packages(tmp_path: Path) -> None:
     machine = SHAPES["amd_two_sockets"](tmp_path)
     assert names(machine) == {cpu("package-0"), cpu("package-1")}
-    assert {r.wrap_uj for r in opened(machine).look(processes=False).readings} == {65_532_610_987}
+    assert {r.wrap_uj for r in opened(machine).poll(processes=False).readings} == {65_532_610_987}
 
 
 class Dies:
@@ -73,7 +73,7 @@ def consumed(dies: Dies) -> dict[str, float]:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for _ in range(11):
-        for reading in sensor.look(processes=False).readings:
+        for reading in sensor.poll(processes=False).readings:
             first.setdefault(reading.meter.name, reading.energy_uj or 0)
             last[reading.meter.name] = reading.energy_uj or 0
         dies.burn(1)
@@ -107,7 +107,7 @@ def test_a_memory_zone_that_mirrors_its_package_is_left_out(tmp_path: Path) -> N
     sensor = opened(machine)
     machine.zone("intel-rapl:0", "package-0", 900)
     machine.zone("intel-rapl:0:0", "dram", 900)
-    assert [r.meter for r in sensor.look(processes=False).readings] == [cpu("package-0")]
+    assert [r.meter for r in sensor.poll(processes=False).readings] == [cpu("package-0")]
 
 
 @pytest.mark.parametrize("shape", ["grace", "grace_hopper", "virtual_machine"])
@@ -160,24 +160,24 @@ def test_what_cannot_be_read_is_a_failure_and_said_once_with_its_remedy(
     broken.mkdir()  # root reads every file: a directory is what even root cannot
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            look = sensor.look(processes=False)
-            assert [(f.meter, f.reason) for f in look.failures] == [
+            poll = sensor.poll(processes=False)
+            assert [(f.meter, f.reason) for f in poll.failures] == [
                 (cpu("package-0"), "unreadable")
             ]
-            assert len(look.readings) == 3
+            assert len(poll.readings) == 3
     assert len(caplog.records) == 1 and "CAP_DAC_READ_SEARCH" in caplog.text
     assert sensor.poll_energy([cpu("package-0")]) == []
     broken.rmdir()
     broken.write_text("7\n")
-    assert sensor.look(processes=False).failures == ()
+    assert sensor.poll(processes=False).failures == ()
 
 
 def test_nonsense_in_a_counter_is_no_zero(tmp_path: Path) -> None:
     machine = SHAPES["amd_two_sockets"](tmp_path)
     (machine.powercap / "intel-rapl:0/energy_uj").write_text("\n")
-    look = opened(machine).look(processes=False)
-    assert [f.reason for f in look.failures] == ["unreadable"]
-    assert [r.meter for r in look.readings] == [cpu("package-1")]
+    poll = opened(machine).poll(processes=False)
+    assert [f.reason for f in poll.failures] == ["unreadable"]
+    assert [r.meter for r in poll.readings] == [cpu("package-1")]
 
 
 def test_a_glance_reads_only_what_is_asked_for(tmp_path: Path) -> None:

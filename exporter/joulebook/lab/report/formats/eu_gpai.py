@@ -10,7 +10,7 @@ from datetime import datetime
 
 from joulebook.lab.report import wording
 from joulebook.lab.report.formats.markdown import escape
-from joulebook.lab.report.formats.templates import filled
+from joulebook.lab.report.formats.templates import template
 from joulebook.lab.report.model import Statement
 
 NOT_APPLICABLE = "N/A"
@@ -36,7 +36,7 @@ def render(statement: Statement) -> str:
         "how_computed": _how_computed(statement),
         "how_measured": " ".join(_method(statement)),
     }
-    return filled("eu_gpai.md.j2", escape, values)
+    return template("eu_gpai.md.j2", escape).render(values).rstrip("\n") + "\n"
 
 
 def _two(value: float | None) -> str:

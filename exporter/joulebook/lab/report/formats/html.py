@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from joulebook.lab.report.document import Bar, document
-from joulebook.lab.report.formats.templates import filled
+from joulebook.lab.report.formats.templates import template
 from joulebook.lab.report.model import Figure, Statement
 from joulebook.lab.report.wording import figure, quantity
 from joulebook.metrics.page.markup import text as html_text
@@ -25,11 +25,21 @@ def render(statement: Statement, length: str = "full") -> str:
     values = {
         "doc": doc,
         "length": length,
-        "title": html_text(doc.title, 200),
+        "title": Plain(html_text(doc.title, 200)),
         "cards": list(_cards(statement)),
         "bars": list(_bars(doc.bars[:_BARS])),
     }
-    return filled("statement.html.j2", escape, values)
+    return template("statement.html.j2", _escaped).render(values).rstrip("\n") + "\n"
+
+
+class Plain(str):
+    """Text that is escaped already, without markup."""
+
+    __slots__ = ()
+
+
+def _escaped(text: str) -> str:
+    return text if isinstance(text, Plain) else escape(text)
 
 
 def escape(text: str, most: int = 1_000) -> str:

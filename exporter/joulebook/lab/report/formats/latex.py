@@ -10,7 +10,7 @@ import unicodedata
 
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.document import document
-from joulebook.lab.report.formats.templates import LATEX, filled
+from joulebook.lab.report.formats.templates import LATEX, template
 from joulebook.lab.report.model import Statement
 
 _ESCAPES = {
@@ -60,14 +60,8 @@ _ACCENTS = {
 
 def render(statement: Statement, length: str = "full") -> str:
     """Return the statement in LaTeX."""
-    doc = document(statement)
-    values = {
-        "doc": doc,
-        "length": length,
-        "title": _comment(doc.title),
-        "subtitle": _comment(doc.subtitle),
-    }
-    return filled("statement.tex.j2", escape, values, **LATEX)
+    page = template("statement.tex.j2", escape, **LATEX)
+    return page.render(doc=document(statement), length=length).rstrip("\n") + "\n"
 
 
 def escape(text: str, most: int = 1_000) -> str:
@@ -90,7 +84,3 @@ def _letter(character: str) -> str:
     if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
         return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"[U+{ord(character):04X}]".replace("[", "{[}").replace("]", "{]}")
-
-
-def _comment(text: str) -> str:
-    return one_line(text, 300).encode("ascii", "replace").decode()

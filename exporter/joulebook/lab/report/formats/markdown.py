@@ -8,7 +8,7 @@ from html import escape as escape_html
 
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.document import document
-from joulebook.lab.report.formats.templates import filled
+from joulebook.lab.report.formats.templates import template
 from joulebook.lab.report.model import Statement
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~^$@])")
@@ -20,7 +20,8 @@ _LINK = re.compile(r"(?i)\b(https?|ftp|mailto)(?=:)|(?<![\w.])www(?=\.)")
 
 def render(statement: Statement, length: str = "full") -> str:
     """Return the statement in Markdown."""
-    return filled("statement.md.j2", escape, {"doc": document(statement), "length": length})
+    page = template("statement.md.j2", escape)
+    return page.render(doc=document(statement), length=length).rstrip("\n") + "\n"
 
 
 def escape(text: str, most: int = 1_000) -> str:

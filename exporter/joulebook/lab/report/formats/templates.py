@@ -1,4 +1,4 @@
-"""Fill the templates of statements, with each format's own escaping on every value."""
+"""Templates of statements (`NAME.j2` beside this file), with each format's escaping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 _FOLDER = Path(__file__).parent
 
@@ -22,35 +22,16 @@ LATEX: Mapping[str, str] = {
 """Delimiters for LaTeX, where braces are taken."""
 
 
-class Safe(str):
-    """Text that is escaped already."""
-
-    __slots__ = ()
-
-
-def filled(
-    name: str, escape: Callable[[str], str], values: Mapping[str, object], **delimiters: str
-) -> str:
-    """Return the template with its values, each of them escaped unless it is `Safe`."""
-    text = _environment(escape, delimiters).get_template(name).render(values)
-    return text.rstrip("\n") + "\n"
-
-
-def _environment(escape: Callable[[str], str], delimiters: Mapping[str, str]) -> Environment:
+def template(name: str, escape: Callable[[str], str], **delimiters: str) -> Template:
+    """Return a template; each of its values passes through `escape`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - 5.6 MiB
 
-    def finalize(value: object) -> str:
-        return value if isinstance(value, Safe) else escape(str(value))
-
-    made = Environment(  # noqa: S701 - `finalize` escapes, for formats that are no HTML too
+    made = Environment(  # noqa: S701 - `escape` does, for formats that are no HTML too
         loader=FileSystemLoader(_FOLDER),
-        finalize=finalize,
+        finalize=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
         **delimiters,  # type: ignore[arg-type]
     )
-    # A macro gives plain text, whose values are escaped.
-    made.filters["done"] = Safe
-    return made
+    return made.get_template(name)

@@ -232,23 +232,22 @@ class _Layout(NamedTuple):
 
     power: int
     gfx: int
-    memory: int
     energy: int
     wide: bool = True
     partitions: int = 0
 
 
-_EARLY = _Layout(power=22, gfx=16, memory=18, energy=24)
+_EARLY = _Layout(power=22, gfx=16, energy=24)
 _LAYOUTS = {
-    (1, 0): _Layout(power=34, gfx=28, memory=30, energy=36, wide=False),
+    (1, 0): _Layout(power=34, gfx=28, energy=36, wide=False),
     (1, 1): _EARLY,
     (1, 2): _EARLY,
     (1, 3): _EARLY,
-    (1, 4): _Layout(power=10, gfx=12, memory=14, energy=24),
-    (1, 5): _Layout(power=10, gfx=12, memory=14, energy=88),
-    (1, 6): _Layout(power=10, gfx=12, memory=14, energy=16, partitions=312),
-    (1, 7): _Layout(power=10, gfx=12, memory=14, energy=24, partitions=344),
-    (1, 8): _Layout(power=10, gfx=12, memory=14, energy=24, partitions=344),
+    (1, 4): _Layout(power=10, gfx=12, energy=24),
+    (1, 5): _Layout(power=10, gfx=12, energy=88),
+    (1, 6): _Layout(power=10, gfx=12, energy=16, partitions=312),
+    (1, 7): _Layout(power=10, gfx=12, energy=24, partitions=344),
+    (1, 8): _Layout(power=10, gfx=12, energy=24, partitions=344),
 }
 """By format and content revision. Those of APUs (2.x, 3.x) count no energy."""
 
@@ -269,7 +268,6 @@ class Metrics(NamedTuple):
     energy_uj: int | None = None
     power_mw: int | None = None
     gfx_percent: int | None = None
-    memory_percent: int | None = None
     wrap_uj: int | None = None
     partition_percent: tuple[int | None, ...] = ()
 
@@ -290,7 +288,6 @@ def parse(table: bytes) -> Metrics | None:
         energy_uj=counted * UJ_NUMERATOR // UJ_DENOMINATOR if counted else None,
         power_mw=None if power_w is None else power_w * 1000,
         gfx_percent=_told(table, "<H", layout.gfx),
-        memory_percent=_told(table, "<H", layout.memory),
         wrap_uj=None if layout.wide else WRAP_32_UJ,
         partition_percent=_partitions(table[:size], layout.partitions),
     )

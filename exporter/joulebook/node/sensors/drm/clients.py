@@ -16,7 +16,7 @@ import msgspec
 
 from joulebook.clock import Clock
 from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
-from joulebook.units import NS_PER_S
+from joulebook.node.workloads.host.procfs import stat_of
 
 _RECHECK_S = 10.0
 _MOST_PIDS = 65_536
@@ -24,7 +24,6 @@ _MOST_BYTES = 16_384
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _MEMORY = ("drm-resident-vram", "drm-resident-local", "drm-memory-vram")
 """Board memory: of xe and amdgpu, of i915, of older amdgpu."""
-_TICK_NS = NS_PER_S // os.sysconf("SC_CLK_TCK")
 
 
 class Client(NamedTuple):
@@ -153,12 +152,8 @@ class Clients:
 
     def _started_ns(self, pid: int) -> int:
         """Return when a process began, in node time; 0 if it is gone."""
-        try:
-            stat = Path(f"{self._proc}/{pid}/stat").read_text(errors="replace")
-            ticks = int(stat.rpartition(")")[2].split()[19])
-        except (OSError, ValueError, IndexError):
-            return 0
-        return ticks * _TICK_NS - self._clock.boottime_ns(0)
+        stat = stat_of(pid, Path(self._proc))
+        return 0 if stat is None else stat.started_boottime_ns - self._clock.boottime_ns(0)
 
 
 def _names(directory: str) -> list[str]:

@@ -111,7 +111,7 @@ class DrmSensor:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every card once."""
         if processes and self._modes != self._read_modes():
             log.info("sensor drm: the partitions of a card have changed")

@@ -22,7 +22,7 @@ from joulebook.core.energy.readings import (
 from joulebook.errors import SensorError
 from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
-from joulebook.node.sensors.nvidia.health import Health, HealthReader, gauge_values
+from joulebook.node.sensors.nvidia.health import GpuHealth, HealthReader, gauge_values
 from joulebook.node.sensors.nvidia.mig import Mig
 from joulebook.node.sensors.nvidia.processes import (
     ProcessOnCard,
@@ -72,7 +72,7 @@ class OpenGpu:
         self._is_cut = device.mig()
         self._mig = Mig(session, device.handle)
         self._health_reader = HealthReader(session, device.handle, device.rejected)
-        self._health, self._health_ns = Health(), -GAUGES_NS
+        self._health, self._health_ns = GpuHealth(), -GAUGES_NS
         self.xids: Counter[str] = Counter()
         """How often each Xid happened, by label."""
         self.last_xid: int | None = None
@@ -140,7 +140,7 @@ class OpenGpu:
             max_power_mw=self._max_power_mw,
         )
 
-    def look(self, *, processes: bool) -> tuple[Reading, DeviceStatus]:
+    def poll(self, *, processes: bool) -> tuple[Reading, DeviceStatus]:
         """Everything. Raises `SensorError` if there is no figure for energy, nor for power."""
         device, now_ns = self.device, self._clock.now_ns
         if self.has_counter is None:
@@ -175,7 +175,7 @@ class OpenGpu:
         uses = self._processes(gauges.gpu_pct) if processes else None
         healthy = processes and t_ns - self._health_ns >= GAUGES_NS
         if healthy:
-            self._health, self._health_ns = self._health_reader.look(t_ns), t_ns
+            self._health, self._health_ns = self._health_reader.poll(t_ns), t_ns
         uptime_s = device.uptime_s()
         reading = Reading(
             self.meter,

@@ -32,7 +32,7 @@ _COUNTS: Final[Mapping[int, Count]] = {
     45: ("nvlink_errors", "crc_data"),
     52: ("nvlink_errors", "replay"),
     59: ("nvlink_errors", "recovery"),
-    94: ("pcie_replays", ""),
+    94: ("pcie_replay", ""),
 }
 """By field id (`NVML_FI_DEV_*`): what is counted over the life of the card, or since a reload."""
 
@@ -75,7 +75,7 @@ SELDOM_NS = 5 * NS_PER_S
 _MOST_STATE, _MOST_GENERATION, _MOST_LANES = 15, 9, 64
 
 
-class Health(NamedTuple):
+class GpuHealth(NamedTuple):
     """The values reported: gauges and counters by name, and the mean tensor activity since the
     last.
     """
@@ -108,18 +108,18 @@ class HealthReader:
             metrics = (*_RATIOS, *_TRAFFIC)
             self._gpm = Gpm(session, metrics, partial(sample_get, handle), refused)
         self._moved: Counter[Count] = Counter()
-        self._told = Health()
+        self._told = GpuHealth()
         self._told_ns: int | None = None
 
-    def look(self, now_ns: int) -> Health:
+    def poll(self, now_ns: int) -> GpuHealth:
         """Read the activity, and every `SELDOM_NS` the rest."""
         if self._told_ns is None or now_ns - self._told_ns >= SELDOM_NS:
             self._told, self._told_ns = self._asked(), now_ns
         values = dict(self._told.values)
         tensor_ppm = self._measured(now_ns, values)
-        return Health(values, {**self._told.counts, **self._moved}, tensor_ppm)
+        return GpuHealth(values, {**self._told.counts, **self._moved}, tensor_ppm)
 
-    def _asked(self) -> Health:
+    def _asked(self) -> GpuHealth:
         values: dict[str, float] = {}
         counts: dict[Count, int] = {}
         *told, celsius = self._fields.ask()
@@ -141,7 +141,7 @@ class HealthReader:
             # 32 is the driver's word for a state that is not known.
             if not call() and self._u32.value <= most:
                 values[name] = self._u32.value
-        return Health(values, counts)
+        return GpuHealth(values, counts)
 
     def _measured(self, now_ns: int, values: dict[str, float]) -> int | None:
         """Add the GPM metrics, as far as reported; return the tensor activity."""

@@ -115,25 +115,25 @@ class NvmlSensor:
                 self._xids.close()
             session.close()
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Read every GPU once. Raises `SensorError` if the driver as a whole is gone."""
         if self._session is None:
             raise error(UNINITIALIZED, "look")
         if (self._some_lost or not self._cards) and self._may_reopen():
             self._reopen("a GPU was lost" if self._cards else "it has no GPU")
-        look = self._look(processes=processes)
-        failed = {failure.reason for failure in look.failures}
+        poll = self._poll(processes=processes)
+        failed = {failure.reason for failure in poll.failures}
         if failed & _RELOADED and self._may_reopen():
             self._reopen("the driver was reloaded")
-            look = self._look(processes=processes)
-            failed = {failure.reason for failure in look.failures}
+            poll = self._poll(processes=processes)
+            failed = {failure.reason for failure in poll.failures}
         if _UNINITIALIZED in failed:
             raise error(UNINITIALIZED, "look")
         lost = bool(failed & _SOUGHT)
         if not lost and self._cards and self._clock.now_ns() >= self._reopen_at_ns:
             self._reopen_ns = REOPEN_FIRST_NS
         self._some_lost = lost
-        return look
+        return poll
 
     def poll_energy(self, meters: Iterable[Meter]) -> Sequence[Reading]:
         """Return the energy counters alone; GPUs that have none, sleep or fail are left out."""
@@ -150,7 +150,7 @@ class NvmlSensor:
                 continue
         return readings
 
-    def _look(self, *, processes: bool) -> PollResult:
+    def _poll(self, *, processes: bool) -> PollResult:
         readings: list[Reading] = []
         statuses: list[DeviceStatus] = []
         now_ns = self._clock.now_ns()
@@ -163,7 +163,7 @@ class NvmlSensor:
             reason = SUSPENDED
             if not card.asleep():
                 try:
-                    reading, status = card.look(processes=processes)
+                    reading, status = card.poll(processes=processes)
                 except SensorError as e:
                     reason = e.reason
                 except Exception as fault:

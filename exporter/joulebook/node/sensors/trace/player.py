@@ -87,7 +87,7 @@ class ReplaySensor:
             self._origin_ns = self._clock.now_ns()
         self._is_open = True
 
-    def look(self, *, processes: bool) -> PollResult:
+    def poll(self, *, processes: bool) -> PollResult:
         """Return the current values of the trace. It has no processes."""
         readings: list[Reading] = []
         failures: list[Failure] = []

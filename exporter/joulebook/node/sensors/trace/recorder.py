@@ -49,12 +49,12 @@ class TraceWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, look: PollResult) -> None:
+    def append(self, poll: PollResult) -> None:
         """Write one poll. Polls without any reading before the first are ignored."""
         try:
-            if not self._devices and not self._begin(look):
+            if not self._devices and not self._begin(poll):
                 return
-            lines = list(self._lines(look))
+            lines = list(self._lines(poll))
             self._file.writelines(self._encoder.encode(line) + b"\n" for line in lines)
             self._file.flush()
         except OSError as e:
@@ -65,9 +65,9 @@ class TraceWriter:
         """End the file: a `.gz` trace can be read only then."""
         self._file.close()
 
-    def _begin(self, look: PollResult) -> bool:
-        statuses = {status.meter: status for status in look.statuses}
-        readings = [r for r in look.readings if r.energy_uj is not None or r.power_mw is not None]
+    def _begin(self, poll: PollResult) -> bool:
+        statuses = {status.meter: status for status in poll.statuses}
+        readings = [r for r in poll.readings if r.energy_uj is not None or r.power_mw is not None]
         if not readings:
             return False
         first_ns = [s.t_ns for reading in readings for s in reading.samples]
@@ -81,15 +81,15 @@ class TraceWriter:
         self._file.write(self._encoder.encode(header) + b"\n")
         return True
 
-    def _lines(self, look: PollResult) -> Iterator[TraceRecord]:
-        statuses = {status.meter: status for status in look.statuses}
-        for reading in look.readings:
+    def _lines(self, poll: PollResult) -> Iterator[TraceRecord]:
+        statuses = {status.meter: status for status in poll.statuses}
+        for reading in poll.readings:
             device = self._devices.get(reading.meter)
             if device is None or device.has_counter is (reading.energy_uj is None):
                 self.left_out.add(reading.meter)
             else:
                 yield from device.read(reading, statuses.get(reading.meter))
-        for failure in look.failures:
+        for failure in poll.failures:
             device = self._devices.get(failure.meter)
             if device is None:
                 self.left_out.add(failure.meter)

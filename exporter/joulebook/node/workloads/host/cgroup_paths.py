@@ -240,7 +240,7 @@ class CgroupTree(ABC, Generic[Spot]):
     def __init__(self, root: Path, inotify: Inotify, refuse: Callable[[InputError], None]) -> None:
         self._root = root
         self._inotify = inotify
-        self._refuse = refuse
+        self._rejections = refuse
         self._watches: dict[int, Spot] = {}
         self._there: dict[Path, Spot] = {}
         """Directories reported and not gone yet."""
@@ -319,4 +319,4 @@ class CgroupTree(ABC, Generic[Spot]):
                 "inotify has no watches left for cgroups: changes may be detected a minute late; "
                 "raise fs.inotify.max_user_watches (sysctl)"
             )
-            self._refuse(InputError(text, reason="inotify_full"))
+            self._rejections(InputError(text, reason="inotify_full"))

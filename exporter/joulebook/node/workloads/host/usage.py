@@ -39,7 +39,7 @@ class _Tally:
         self.cores_milli = 0
         self.gone: set[Path] = set()
         self.pools: dict[Path, Path] = {}
-        self.looks = 0
+        self.polls = 0
         self.breadth = 0  # directories when its bounds were read
 
     @property
@@ -143,12 +143,12 @@ class HostUsageReader:
         tally.memory_bytes = resident
         self._ask_processes(tally, [path for path, _ in there])
         # On v1 the hierarchies come one after the other.
-        if there and (tally.looks % _BOUNDS_EVERY == 0 or len(there) != tally.breadth):
+        if there and (tally.polls % _BOUNDS_EVERY == 0 or len(there) != tally.breadth):
             tally.breadth = len(there)
             bounds = [cgroup_counters.cores_milli(path, cores) for path, _ in there]
             reported = [bound for bound in bounds if bound is not None]
             tally.cores_milli = tally.group.cores_milli or min(reported, default=0)
-        tally.looks += 1
+        tally.polls += 1
 
     @staticmethod
     def _ask_processes(tally: _Tally, there: list[Path]) -> None:

@@ -125,7 +125,7 @@ class DeviceGrant:
     """Set once known, and unchanged while it is held."""
     somebody: tuple[DevicePart, ...] = ()
     """Where that is not clear: the cards of which it may be one."""
-    refused: bool = False
+    rejected: bool = False
     """Whether it was reported as unknown."""
     claimed: bool = False
     """Whether its claim was reported: from then on it only ends."""

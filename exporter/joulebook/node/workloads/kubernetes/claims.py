@@ -61,7 +61,7 @@ def find_parts(
     held = _held(residents, view)
     for resident in residents:
         for grant in [g for g in resident.grants if g.part is None or g.t1_ns is None]:
-            if grant.part is None and not grant.refused and view.pending(grant.device):
+            if grant.part is None and not grant.rejected and view.pending(grant.device):
                 whole = False
                 continue
             if grant.part is not None and base(grant.device.id, view.names) == grant.device.id:
@@ -69,9 +69,9 @@ def find_parts(
             try:
                 part = find_part(grant.device, view.cards, view.offer, view.described, held)
             except UnknownDevice as error:
-                if grant.refused or grant.part is not None:
+                if grant.rejected or grant.part is not None:
                     continue
-                grant.refused = True
+                grant.rejected = True
                 if not error.absent:
                     grant.somebody = _candidates(grant.device, view.cards, residents)
                 refuse(_unmapped(resident, grant, absent=error.absent))
@@ -216,18 +216,18 @@ class Circumstances(NamedTuple):
 
 
 def end_ns(
-    resident: PodAllocation, body: PodCgroup | None, now: Circumstances, *, lives: bool
+    resident: PodAllocation, cgroup: PodCgroup | None, now: Circumstances, *, lives: bool
 ) -> int | None:
     """Return when a pod ended, if that is certain; `lives`: processes of it are left.
 
     One that is missing from the kubelet's list is noted as living while it does.
     """
-    if body is not None and body.gone_ns is not None:
-        return body.ended_ns(resident.own)
-    left_ns = body.left_ns(resident.own) if body is not None else None
+    if cgroup is not None and cgroup.gone_ns is not None:
+        return cgroup.ended_ns(resident.own)
+    left_ns = cgroup.left_ns(resident.own) if cgroup is not None else None
     if resident.done_ns is not None and not lives:
         return _done_ns(resident, resident.done_ns, now) if left_ns is None else left_ns
-    unnamed = resident.info is None and body is not None and not body.containers
+    unnamed = resident.info is None and cgroup is not None and not cgroup.containers
     if left_ns is not None and unnamed and now.now_ns - left_ns >= MISSING_NS:
         return left_ns  # Still listed for a while, but nothing of it will run any more.
     missing_ns, failed_ns = resident.missing_ns, now.failed_ns
@@ -237,7 +237,7 @@ def end_ns(
     if now.now_ns - missing_ns < (MISSING_RECOVERING_NS if failed else MISSING_NS):
         return None
     lost = failed_ns is not None and missing_ns - failed_ns < RECOVERY_NS
-    if lives or (body is None and now.api_silent and lost):
+    if lives or (cgroup is None and now.api_silent and lost):
         # A kubelet that was restarted lists no pods until it has heard of the API server.
         resident.lived_ns = now.now_ns
         return None

@@ -12,7 +12,7 @@ import msgspec
 from joulebook.clock import Clock
 from joulebook.core.sanitize import clean_label
 from joulebook.kubernetes_api.server import ApiServer
-from joulebook.kubernetes_api.watch import Collection, Decoders, Item, Listener, Watch
+from joulebook.kubernetes_api.watch import Collection, Decoders, Item, Watch, WatchListener
 from joulebook.node.workloads.contract import Rejections
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.pod_object import PodObject, Reader
@@ -213,7 +213,7 @@ class Cluster:
         self,
         server: ApiServer | None,
         node: str,
-        news: PodTracker,
+        tracker: PodTracker,
         slices_changed: Callable[[], None],
         refuse: Rejections,
     ) -> None:
@@ -222,7 +222,7 @@ class Cluster:
         self._fault = refuse.fault
         self._slices = SliceTable(slices_changed)
         self._slices_since = 0.0
-        self._pods = self._watch(pods_of(node), news) if server else None
+        self._pods = self._watch(pods_of(node), tracker) if server else None
         self._watches: list[Watch[Any]] = []
 
     def start(self) -> None:
@@ -240,7 +240,7 @@ class Cluster:
         self._watches.append(watch)
         watch.start()
 
-    def _watch(self, what: Collection[Item], listener: Listener[Item]) -> Watch[Item]:
+    def _watch(self, what: Collection[Item], listener: WatchListener[Item]) -> Watch[Item]:
         assert self._server is not None
         return Watch(self._server, what, listener, self._fault, REMEDIES)
 

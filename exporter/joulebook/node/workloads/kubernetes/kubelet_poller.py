@@ -86,7 +86,7 @@ class KubeletPoller(LastingThread):
         while self._wait():
             try:
                 kubelet = kubelet or self._connected()
-                self._look(kubelet)
+                self._poll(kubelet)
             except Exception:
                 self._faulty()
             self._rested = time.monotonic() + PAUSE_S
@@ -99,7 +99,7 @@ class KubeletPoller(LastingThread):
 
         return Kubelet(self._socket)
 
-    def _look(self, kubelet: Kubelet) -> None:
+    def _poll(self, kubelet: Kubelet) -> None:
         t_ns = self._clock.now_ns()
         try:
             pods = kubelet.pods()

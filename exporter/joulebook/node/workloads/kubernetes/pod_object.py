@@ -16,6 +16,9 @@ from joulebook.core.workloads import WorkloadId
 from joulebook.node.workloads.host.cgroup_paths import container_id
 from joulebook.units import NS_PER_S
 
+SCHEDULER = "kubernetes"
+"""Of the identity of pods."""
+
 _QUEUES = ("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name", "scheduling.volcano.sh/queue-name")
 _RUN_OF_CRON = re.compile(r"-\d{8,10}$")
 _OF_JOB = {"batch.kubernetes.io/job-name", "job-name"}
@@ -78,7 +81,7 @@ class Terminated(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     finished_at: str | None = None
 
 
-class State(msgspec.Struct, frozen=True, gc=False):
+class ContainerState(msgspec.Struct, frozen=True, gc=False):
     """What a container is doing."""
 
     terminated: Terminated | None = None
@@ -88,7 +91,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, gc=False):
     """The state of a container."""
 
     containerID: str | None = None
-    state: State | None = None
+    state: ContainerState | None = None
 
 
 class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -201,7 +204,7 @@ class Reader(msgspec.Struct, frozen=True):
 
 def workload_id(name: str, uid: str) -> WorkloadId:
     """Return the identity of a pod."""
-    return WorkloadId("kubernetes", f"{name}.{uid[:8]}")
+    return WorkloadId(SCHEDULER, f"{name}.{uid[:8]}")
 
 
 def _environment(containers: Iterable[Container]) -> dict[str, str]:

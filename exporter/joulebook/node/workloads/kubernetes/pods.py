@@ -46,14 +46,15 @@ class PodTable:
         self._ended: list[PodAllocation] = []
         self._unnamed: dict[str, PodAllocation] = {}
         """Ended and booked, except for labels still to come from the API server."""
-        self._bodies: dict[str, PodCgroup] = {}
+        self._cgroups: dict[str, PodCgroup] = {}
         self._failed_ns: int | None = None
         self._strays: dict[str, int] = {}
         """When the cgroups of unnamed pods disappeared."""
         self._lonely: tuple[str, str, int] | None = None
         self._anew_ns: int | None = None
         self._empty_ns: int | None = None
-        self._heard = False
+        self.heard = False
+        """Whether an answer of the kubelet was accepted."""
         self._late_until_ns = 0
         """Until then the kubelet may list pods that ended before we started."""
         self.reserved: set[str] = set()
@@ -75,8 +76,8 @@ class PodTable:
 
     def cgroup_made(self, spot: PodDirectory, t_ns: int, *, live: bool) -> None:
         """A directory of a pod or a container was made."""
-        body = self._bodies.setdefault(spot.uid, PodCgroup(spot.uid))
-        body.made(spot, t_ns, live=live)
+        cgroup = self._cgroups.setdefault(spot.uid, PodCgroup(spot.uid))
+        cgroup.made(spot, t_ns, live=live)
         self._names.real(spot.uid)
         if spot.level is PodLevel.CONTAINER and live:
             for resident in self._here.values():
@@ -89,23 +90,23 @@ class PodTable:
 
     def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
-        body = self._bodies.get(spot.uid)
-        if body is not None:
-            body.gone(spot, t_ns)
-            if body.gone_ns is not None:
+        cgroup = self._cgroups.get(spot.uid)
+        if cgroup is not None:
+            cgroup.gone(spot, t_ns)
+            if cgroup.gone_ns is not None:
                 name = self.named(spot.uid)
                 self._names.gone(spot.uid, name or ("", ""))
                 if name is None:
                     self._strays[spot.uid] = t_ns
                     bound(self._strays)
 
-    def body(self, uid: str) -> PodCgroup | None:
+    def cgroup(self, uid: str) -> PodCgroup | None:
         """Return the cgroups of a pod."""
-        return self._bodies.get(uid)
+        return self._cgroups.get(uid)
 
     def body_like(self, start: str) -> PodCgroup | None:
         """Return the cgroups of a pod whose uid begins like that, if there is just one."""
-        found = [body for uid, body in self._bodies.items() if uid.startswith(start)]
+        found = [cgroup for uid, cgroup in self._cgroups.items() if uid.startswith(start)]
         return found[0] if len(found) == 1 else None
 
     def matters(self, uid: str) -> bool:
@@ -121,7 +122,7 @@ class PodTable:
         A kubelet that has just started reports no pods for a moment, which is rejected while
         containers run.
         """
-        if pods or not any(body.containers for body in self._bodies.values()):
+        if pods or not any(cgroup.containers for cgroup in self._cgroups.values()):
             self._empty_ns = None
         else:
             self._empty_ns = self._empty_ns or t_ns
@@ -142,7 +143,7 @@ class PodTable:
             if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
                 continue  # Listed though it is over; or made again, and then it will have a cgroup.
             if resident is None:
-                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self._heard)
+                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self.heard)
                 self._here[key] = resident
             resident.listed_ns = t_ns
             if resident.ended_ns is None:
@@ -152,9 +153,9 @@ class PodTable:
         for key, resident in self._here.items():
             if key not in there and resident.missing_ns is None:
                 resident.missing_ns = t_ns
-        if not self._heard and (pods or self._bodies):
+        if not self.heard and (pods or self._cgroups):
             self._late_until_ns = t_ns + RECOVERY_NS
-        self._heard = True
+        self.heard = True
         return True
 
     def silent(self, t_ns: int) -> None:
@@ -205,9 +206,9 @@ class PodTable:
         now = Circumstances(now_ns, self._failed_ns, api_silent, self._node_ns)
         for key, resident in list(self._here.items()):
             if resident.ended_ns is None:
-                body = self.body(resident.uid)
-                lives = _lives(resident, body) if resident.uid else id(resident) in alive
-                over_ns = end_ns(resident, body, now, lives=lives)
+                cgroup = self.cgroup(resident.uid)
+                lives = _lives(resident, cgroup) if resident.uid else id(resident) in alive
+                over_ns = end_ns(resident, cgroup, now, lives=lives)
                 if over_ns is not None:
                     self._end(resident, over_ns)
             if resident.ended_ns is not None and resident.missing_ns is not None:
@@ -246,8 +247,8 @@ class PodTable:
         """The uid of a pod is known from now on, if it is not empty."""
         if not uid:
             return
-        body = self.body(uid)
-        resident.bind(uid, now_ns, body.began_ns if body is not None else None)
+        cgroup = self.cgroup(uid)
+        resident.bind(uid, now_ns, cgroup.began_ns if cgroup is not None else None)
         resident.begin(self._begun_ns.get(workload_id(resident.name, uid).workload, 0))
         info = self._names.info(uid)
         if info is not None:
@@ -265,8 +266,8 @@ class PodTable:
         known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
         return [
             uid
-            for uid, body in self._bodies.items()
-            if uid not in known and self._names.info(uid) is None and body.lives(frozenset())
+            for uid, cgroup in self._cgroups.items()
+            if uid not in known and self._names.info(uid) is None and cgroup.lives(frozenset())
         ]
 
     def _deduce(self, spare: Sequence[str], now_ns: int) -> None:
@@ -323,8 +324,8 @@ class PodTable:
     def _retire(self, key: tuple[str, str], t_ns: int) -> None:
         resident = self._here.pop(key)
         if resident.ended_ns is None:
-            body = self.body(resident.uid)
-            ended_ns = body.ended_ns(resident.own) if body is not None else None
+            cgroup = self.cgroup(resident.uid)
+            ended_ns = cgroup.ended_ns(resident.own) if cgroup is not None else None
             resident.end(t_ns if ended_ns is None else ended_ns)
         self._ended.append(resident)
 
@@ -335,12 +336,12 @@ class PodTable:
 
     def _sweep(self) -> None:
         here = {resident.uid for resident in self}
-        for uid, body in list(self._bodies.items()):
-            if body.gone_ns is not None and uid not in here:
-                del self._bodies[uid]
-        self._names.forget(here | self._bodies.keys())
+        for uid, cgroup in list(self._cgroups.items()):
+            if cgroup.gone_ns is not None and uid not in here:
+                del self._cgroups[uid]
+        self._names.forget(here | self._cgroups.keys())
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _lives(resident: PodAllocation, body: PodCgroup | None) -> bool:
-    return body is not None and body.lives(resident.own, done=resident.done_ns is not None)
+def _lives(resident: PodAllocation, cgroup: PodCgroup | None) -> bool:
+    return cgroup is not None and cgroup.lives(resident.own, done=resident.done_ns is not None)

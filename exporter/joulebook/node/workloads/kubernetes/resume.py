@@ -1,11 +1,13 @@
-"""Pods that held devices when the daemon stopped, until it is clear what became of them.
+"""Pods that were here when the daemon stopped, until it is clear what became of them.
 
 Resume holders from the ledger while they are provably alive: a cgroup of the UID has processes, and
-the kubelet lists no other pod under the name.
+the kubelet lists no other pod under the name. One that does not live and that the kubelet does not
+list ended when it was last known to live.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,48 +18,67 @@ from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
 from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodCgroup
 from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.pod_object import SCHEDULER
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
-    """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went."""
+class KeptPod:
+    """A pod as the ledger has it, and its cgroups. `ended_ns` is when they went.
+
+    `lives`: it is proven to be alive, as it was at `alive_ns`.
+    """
 
     facts: WorkloadFacts
     claims: tuple[Claim, ...]
-    body: PodCgroup | None = None
+    cgroup: PodCgroup | None = None
+    lives: bool = False
+    alive_ns: int = 0
     ended_ns: int | None = None
 
 
 class Resumption:
     """Pods known from the ledger only."""
 
-    def __init__(self, before: Before) -> None:
+    def __init__(self, before: Before, because: str = "") -> None:
+        """`because` is why pods that are gone ended, if that is known."""
+        self._because = {"ended": because} if because else {}
         claims: dict[WorkloadId, list[Claim]] = {}
         for claim in before.claims:
             if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
                 claims.setdefault(claim.workload, []).append(claim)
+        self._sharers = Counter(
+            (claim.meter, claim.instance) for held in claims.values() for claim in held
+        )
         self._kept = [
-            Kept(facts, tuple(claims[facts.id])) for facts in before.facts if facts.id in claims
+            KeptPod(facts, tuple(claims.get(facts.id, ())), alive_ns=before.last_ns)
+            for facts in before.facts
+            if facts.id.scheduler == SCHEDULER
         ]
 
     def review(self, table: PodTable, now_ns: int) -> None:
         """Look what became of them; what the pods that are listed hold has been found out."""
         self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
-        table.reserved = {kept.body.uid for kept in self._kept if kept.body is not None}
+        table.reserved = {kept.cgroup.uid for kept in self._kept if kept.cgroup is not None}
 
     def claims(self) -> list[Claim]:
         """Return the claims of those that live, and of those that ended since."""
         return [
             msgspec.structs.replace(claim, t1_ns=kept.ended_ns)
             for kept in self._kept
+            if kept.lives or kept.ended_ns is not None
             for claim in kept.claims
         ]
 
     def facts(self) -> list[WorkloadFacts]:
-        """Return the ends that were seen."""
+        """Return the ends."""
         return [
-            msgspec.structs.replace(kept.facts, ended_ns=kept.ended_ns)
+            msgspec.structs.replace(
+                kept.facts,
+                ended_ns=kept.ended_ns,
+                complete=True,
+                extra={**kept.facts.extra, **self._because},
+            )
             for kept in self._kept
             if kept.ended_ns is not None
         ]
@@ -66,39 +87,50 @@ class Resumption:
         """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
-    def _is_clear(self, kept: Kept, table: PodTable, now_ns: int) -> bool:
+    def _is_clear(self, kept: KeptPod, table: PodTable, now_ns: int) -> bool:
         facts = kept.facts
-        if kept.body is None:
-            kept.body = table.body_like(facts.id.workload.rpartition(".")[2])
-        body = kept.body
-        if body is None:
-            return True
-        if body.gone_ns is not None:
-            kept.ended_ns = body.ended_ns(frozenset())
-            return False
-        if not body.lives(frozenset()):
-            return True
+        start = facts.id.workload.rpartition(".")[2]
+        if kept.cgroup is None:
+            kept.cgroup = table.body_like(start)
+        cgroup, was_alive = kept.cgroup, kept.lives
+        kept.lives = cgroup is not None and cgroup.lives(frozenset())
+        if kept.lives:
+            kept.alive_ns = now_ns
+        elif was_alive and cgroup is not None:
+            ended_ns = cgroup.ended_ns(frozenset()) or cgroup.left_ns(frozenset())
+            kept.alive_ns = ended_ns or kept.alive_ns
+            if cgroup.gone_ns is not None:
+                kept.ended_ns = kept.alive_ns
         resident = table.here(facts.labels.account, facts.name)
-        if resident is None or (resident.uid and resident.uid != body.uid):
+        if cgroup is None or not kept.lives:
+            if resident is not None and (not resident.uid or resident.uid.startswith(start)):
+                return bool(resident.uid)
+            if table.heard and kept.ended_ns is None:
+                kept.ended_ns = max(kept.alive_ns, facts.started_ns)
+            return False
+        if resident is None or (resident.uid and resident.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
-        if not resident.uid:
-            held = [grant for grant in resident.grants if grant.t1_ns is None]
-            if any(grant.part is None and not grant.refused for grant in held):
-                return False
-            if not _same(held, kept.claims):
-                return True  # It is another of that name, as StatefulSets make them.
-            table.bind(resident, body.uid, now_ns)
+        held = [grant for grant in resident.grants if grant.t1_ns is None]
+        if not resident.uid and any(grant.part is None and not grant.rejected for grant in held):
+            return False
+        is_same = self._is_same(held, kept.claims)
+        if is_same and not resident.uid:  # else it is another of that name, as StatefulSets make
+            table.bind(resident, cgroup.uid, now_ns)
         return True
 
+    def _is_same(self, grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
+        """Return whether a pod holds what is in the ledger; an unknown device counts as such.
 
-def _same(grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
-    """Return whether a pod holds what is in the ledger; an unknown device counts as such."""
-    parts = {(grant.part.meter, grant.part.instance) for grant in grants if grant.part is not None}
-    rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
-    unreported = [grant for grant in grants if grant.part is None]
-    if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
-        return False
-    for grant, claim in zip(unreported, rest, strict=True):
-        of = max(claim.of // grant.sharers, 1)  # the claim's part is a sharer's
-        grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
-    return True
+        Such a device is then known: a pod keeps what it was given.
+        """
+        parts = {(g.part.meter, g.part.instance) for g in grants if g.part is not None}
+        rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
+        unreported = [grant for grant in grants if grant.part is None]
+        if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
+            return False
+        for grant, claim in zip(unreported, rest, strict=True):
+            # The claim's part is a sharer's, of those that there were.
+            sharers = self._sharers[claim.meter, claim.instance] if grant.device.is_dra else 1
+            of = max(claim.of // sharers, 1)
+            grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
+        return True

@@ -93,7 +93,7 @@ class KubernetesWorkloads:
         self._site = site
         self._pods = site.reader
         self._lock = threading.RLock()
-        self._refuse = Rejections()
+        self._rejections = Rejections()
         self._reader = CgroupReader(site.proc)
         self._thread: InotifyThread | None = None
 
@@ -108,17 +108,18 @@ class KubernetesWorkloads:
             node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
-        self._resumption = Resumption(before)
+        restarted = before.last_ns and self._clock.boottime_ns(before.last_ns) < 0
+        self._resumption = Resumption(before, "node restarted" if restarted else "")
         self._offers = Offers()
         self._answered = False
         self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
         self._times: list[int] = []
-        news = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
+        tracker = PodTracker(self._table, self._pods, self._lock, self._clock, boundary)
         self._cluster = Cluster(
-            self._site.server, self._site.node, news, self._now_is_a_boundary, self._refuse
+            self._site.server, self._site.node, tracker, self._now_is_a_boundary, self._rejections
         )
         self._inotify = Inotify()
-        self._tree = PodTree(self._site.cgroup_root, self._inotify, self._refuse, self)
+        self._tree = PodTree(self._site.cgroup_root, self._inotify, self._rejections, self)
         with self._lock:
             self._tree.scan()
             self._resumption.review(self._table, self._clock.now_ns())
@@ -143,7 +144,7 @@ class KubernetesWorkloads:
             offers, described = self._offers, self._cluster.described
             offers.names = card_names(devices)
             view = DeviceView(devices, offers.names, offers.last, described, self._is_pending)
-            whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._refuse)
+            whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._rejections)
             self._resumption.review(self._table, now_ns)
             if devices:
                 claims += self._resumption.claims()
@@ -163,7 +164,7 @@ class KubernetesWorkloads:
                 self._handed.append((resident, fact, resident.info))
             sure = whole and self._answered and not self._table.doubtful
         complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
-        return Holdings(joined(claims), complete, tuple(facts), self._refuse.counts())
+        return Holdings(joined(claims), complete, tuple(facts), self._rejections.counts())
 
     def settled(self) -> None:
         """Confirm that the last `holdings` are durable."""
@@ -206,10 +207,10 @@ class KubernetesWorkloads:
         with self._lock:
             found = []
             for resident in self._table:
-                body = self._table.body(resident.uid)
-                if body is not None and body.paths and not self._is_infrastructure(resident):
-                    since_ns = body.began_ns or 0
-                    paths = tuple(sorted(body.paths))
+                cgroup = self._table.cgroup(resident.uid)
+                if cgroup is not None and cgroup.paths and not self._is_infrastructure(resident):
+                    since_ns = cgroup.began_ns or 0
+                    paths = tuple(sorted(cgroup.paths))
                     found.append(UsageGroup(resident.id, paths, outlived_by=1, since_ns=since_ns))
             return found
 
@@ -258,7 +259,7 @@ class KubernetesWorkloads:
         except Exception:
             # Not at once: what made it fail may well be there still.
             self._rescan_at = now + _RETRY_S
-            self._refuse.fault(
+            self._rejections.fault(
                 "following pod cgroups failed: ends may be seen late; rescanning all of them"
             )
 
@@ -300,7 +301,7 @@ class KubernetesWorkloads:
 
     def _faulty(self) -> None:
         # What the kubelet said is lost, so nothing is known to be complete.
-        self._refuse.fault(
+        self._rejections.fault(
             "polling the kubelet failed: pods may hold other devices than known; retrying"
         )
         with self._lock:

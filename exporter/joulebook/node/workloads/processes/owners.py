@@ -56,7 +56,7 @@ RUNS, CONTAINERS = "sessions", "containers"
 _NAME_CHARS = 64
 
 
-class Run(NamedTuple):
+class ProcessRun(NamedTuple):
     """A process group of one launcher, for all time of a boot.
 
     Attributes:
@@ -113,7 +113,7 @@ def place_of(process: Facts) -> Place | None:
     return next((place for place in found if place is not None), None)
 
 
-def run_place(run: Run, uid: int) -> Place:
+def run_place(run: ProcessRun, uid: int) -> Place:
     """Return the workload of a process that is in no container and no unit."""
     return Place("run", f"run-{run.pid}-{run.ticks}", uid)
 

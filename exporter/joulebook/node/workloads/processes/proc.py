@@ -27,7 +27,7 @@ from joulebook.node.workloads.host.procfs import (
     stat_of,
     uid_of,
 )
-from joulebook.node.workloads.processes.owners import FIRST_USER, Facts, Run, place_of
+from joulebook.node.workloads.processes.owners import FIRST_USER, Facts, ProcessRun, place_of
 from joulebook.units import NS_PER_S
 
 Key = tuple[int, int]
@@ -123,8 +123,8 @@ def facts_of(pid: int, proc: Path = Path("/proc")) -> Facts | None:
 
 
 def run_of(
-    pid: int, uid: int, known: Callable[[int], Run | None], proc: Path = Path("/proc")
-) -> Run | None:
+    pid: int, uid: int, known: Callable[[int], ProcessRun | None], proc: Path = Path("/proc")
+) -> ProcessRun | None:
     """Find the process group that a process belongs to, or that of the launcher of its session.
 
     A shell puts each command that is typed into a group of its own. A launcher such as torchrun
@@ -138,8 +138,8 @@ def run_of(
             break
         leader = stat if stat.group == stat.pid else stat_of(stat.group, proc)
         if leader is None:
-            return known(stat.group) or Run(stat.group, stat.ticks)
-        run = Run(leader.pid, leader.ticks)
+            return known(stat.group) or ProcessRun(stat.group, stat.ticks)
+        run = ProcessRun(leader.pid, leader.ticks)
         if leader.session != leader.pid or leader.terminal:
             break
         stat = _launcher(leader, uid, proc)

@@ -37,7 +37,7 @@ from joulebook.node.workloads.processes.owners import (
     RUNS,
     Facts,
     Place,
-    Run,
+    ProcessRun,
     place_of,
     run_place,
 )
@@ -45,7 +45,7 @@ from joulebook.node.workloads.processes.proc import Exits, Key, Lookups
 from joulebook.node.workloads.processes.table import (
     REMEMBERED_NS,
     SCHEDULER,
-    Known,
+    KnownProcess,
     ProcessTable,
     Stated,
 )
@@ -89,15 +89,17 @@ class ProcessWorkloads:
         self._proc = proc_root
         self._own_pids = own_pids
         self._lock = threading.Lock()
-        self._refuse = Rejections()
+        self._rejections = Rejections()
         self._table = ProcessTable()
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, ProcessRun] = {}
         self._users = UserNames(user_of)
         self._opened_ns = self._before_ns = 0
         self._boundary: Boundary = lambda t_ns: None
         self._exits = Exits(self._ended)
         self._lookups = Lookups(
-            lambda: self._refuse.fault("looking up the owner of a process failed; it has no name")
+            lambda: self._rejections.fault(
+                "looking up the owner of a process failed; it has no name"
+            )
         )
 
     # -- WorkloadSource
@@ -125,7 +127,7 @@ class ProcessWorkloads:
             self._table.look_after(self._lives, now_ns)
             self._table.sweep(now_ns)
             facts = self._table.news(models, now_ns, self._is_over)
-        return Holdings(facts=facts, rejected=self._refuse.counts())
+        return Holdings(facts=facts, rejected=self._rejections.counts())
 
     def settled(self) -> None:
         """Confirm that the last holdings are durable."""
@@ -211,7 +213,7 @@ class ProcessWorkloads:
             return True
         return "kubernetes" in self._others and pod_place(path) is not None
 
-    def _run_of(self, pid: int, group: int, uid: int) -> Run | None:
+    def _run_of(self, pid: int, group: int, uid: int) -> ProcessRun | None:
         """Return the run of a process group, which is fixed while any of it is alive."""
         run = self._runs.get(group) or proc.run_of(pid, uid, self._runs.get, self._proc)
         if run is not None:
@@ -219,7 +221,7 @@ class ProcessWorkloads:
                 self._runs[group] = run
         return run
 
-    def _run_place(self, run: Run, uid: int, started_ns: int) -> Place:
+    def _run_place(self, run: ProcessRun, uid: int, started_ns: int) -> Place:
         """Return the place of a process in a run; one that gave up root's rights goes on as root's.
 
         So it does while the daemon runs, which asks once in a process's life; after a restart the
@@ -233,7 +235,7 @@ class ProcessWorkloads:
                 return place._replace(uid=0)
         return place
 
-    def _given(self, process: Key, place: Place, facts: Facts, run: Run) -> Stated:
+    def _given(self, process: Key, place: Place, facts: Facts, run: ProcessRun) -> Stated:
         """Return the experiment and stage that a process was started for.
 
         An answer that comes too late counts from then on. Where none can be had, the process is
@@ -273,7 +275,7 @@ class ProcessWorkloads:
         name = comm if place.kind == "run" else place.name
         with self._lock:
             user = "" if place.uid is None else self._users.known(place.uid)
-            self._table.meet(Known(workload, place, name, given, user))
+            self._table.meet(KnownProcess(workload, place, name, given, user))
         if user is None and place.uid is not None:
             uid = place.uid
             self._lookups.ask(("user", uid), lambda: self._look_up(uid))
@@ -308,9 +310,9 @@ class ProcessWorkloads:
             self._table.end_unseen(self._table[facts.id], self._before_ns)
 
     @staticmethod
-    def _run_in(place: Place) -> Run | None:
+    def _run_in(place: Place) -> ProcessRun | None:
         found = _RUN.fullmatch(place.name) if place.kind == "run" else None
-        return None if found is None else Run(int(found[1]), int(found[2]))
+        return None if found is None else ProcessRun(int(found[1]), int(found[2]))
 
     def _is_over(self, place: Place) -> bool:
         """Return whether nothing can be started in it any more; unknown for containers and
@@ -325,6 +327,6 @@ class ProcessWorkloads:
         leader = None if run is None else stat_of(run.pid, self._proc)
         return leader is None or leader.is_over
 
-    def _is_gone(self, group: int, run: Run) -> bool:
+    def _is_gone(self, group: int, run: ProcessRun) -> bool:
         """Return whether a process group has no process any more."""
         return proc.group_is_gone(group, run.ticks if run.pid == group else 0, self._proc)

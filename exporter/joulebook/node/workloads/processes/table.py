@@ -12,7 +12,7 @@ import msgspec
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.attribution.spans import START_GRAIN_NS
-from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
+from joulebook.core.energy.readings import Meter, ProcessSpan, ProcessUse, Reading
 from joulebook.core.sanitize import clean_label
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.node.workloads.processes.owners import Place
@@ -44,12 +44,12 @@ class Member(msgspec.Struct):
     ended_ns: int | None = None
 
     @property
-    def life(self) -> Span:
+    def life(self) -> ProcessSpan:
         """From when to when it consumes for its workload."""
-        return Span(self.use.started_ns, self.ended_ns, self.workload)
+        return ProcessSpan(self.use.started_ns, self.ended_ns, self.workload)
 
 
-class Known(msgspec.Struct):
+class KnownProcess(msgspec.Struct):
     """One workload.
 
     Attributes:
@@ -80,18 +80,18 @@ class ProcessTable:
     """The table of workloads and processes."""
 
     def __init__(self) -> None:
-        self._workloads: dict[WorkloadId, Known] = {}
+        self._workloads: dict[WorkloadId, KnownProcess] = {}
         self._members: dict[tuple[Meter, Key, str], Member] = {}
         self._lists: dict[Meter, tuple[int, int]] = {}
         self._away: dict[Key, WorkloadId] = {}
         """Processes that left their devices, and live."""
         self._renamed: dict[Key, WorkloadId] = {}
-        self._handed: list[tuple[Known, WorkloadFacts]] = []
+        self._handed: list[tuple[KnownProcess, WorkloadFacts]] = []
 
-    def __getitem__(self, workload: WorkloadId) -> Known:
+    def __getitem__(self, workload: WorkloadId) -> KnownProcess:
         return self._workloads[workload]
 
-    def meet(self, known: Known) -> None:
+    def meet(self, known: KnownProcess) -> None:
         """Note a workload of which a process was seen on a device."""
         there = self._workloads.get(known.id)
         if there is not None:
@@ -206,16 +206,16 @@ class ProcessTable:
     def restore(self, facts: WorkloadFacts, place: Place) -> None:
         """Resume a workload from the ledger that may still be alive."""
         given = Stated(facts.labels.experiment if facts.named else "", facts.stage)
-        self._workloads[facts.id] = Known(
+        self._workloads[facts.id] = KnownProcess(
             facts.id, place, facts.name, given, facts.labels.user or None, facts.started_ns,
             before=facts, reported=True,
         )  # fmt: skip
 
-    def unseen(self) -> list[Known]:
+    def unseen(self) -> list[KnownProcess]:
         """Return the workloads of before the start that no process list has shown since."""
         return [k for k in self._workloads.values() if k.before is not None and k.ended_ns is None]
 
-    def end_unseen(self, known: Known, ended_ns: int) -> None:
+    def end_unseen(self, known: KnownProcess, ended_ns: int) -> None:
         """End a workload from the ledger that ended unseen."""
         known.ended_ns, known.reported = max(ended_ns, known.started_ns), False
 
@@ -252,7 +252,7 @@ class ProcessTable:
                 found.setdefault(member.workload, set()).add(pid)
         return found
 
-    def _uses(self, known: Known, member: Member) -> None:
+    def _uses(self, known: KnownProcess, member: Member) -> None:
         """Energy of a device goes to a workload, by one process of it."""
         started_ns = member.use.started_ns
         if known.ended_ns is not None and member.ended_ns is None and not member.use.ended:
@@ -266,14 +266,16 @@ class ProcessTable:
             known.used, known.before = True, None
 
     @staticmethod
-    def _end_of(known: Known, now_ns: int, is_over: Callable[[Place], bool]) -> int | None:
+    def _end_of(known: KnownProcess, now_ns: int, is_over: Callable[[Place], bool]) -> int | None:
         if known.ended_ns is None or known.before is not None:
             return known.ended_ns
         over = now_ns - known.ended_ns > REMEMBERED_NS or is_over(known.place)
         return known.ended_ns if over else None
 
     @staticmethod
-    def _facts(known: Known, models: Mapping[Meter, str], ended_ns: int | None) -> WorkloadFacts:
+    def _facts(
+        known: KnownProcess, models: Mapping[Meter, str], ended_ns: int | None
+    ) -> WorkloadFacts:
         if known.before is not None:
             return msgspec.structs.replace(known.before, ended_ns=ended_ns, complete=True)
         of = {clean_label(models[meter]) for meter in known.meters if models.get(meter)}
@@ -303,7 +305,7 @@ def _went_on(use: ProcessUse, first_ns: int, second_ns: int, third_ns: int) -> i
     return use.sm_time_ns * (third_ns - second_ns) // (second_ns - first_ns)
 
 
-def _with(use: ProcessUse, life: Span) -> ProcessUse:
+def _with(use: ProcessUse, life: ProcessSpan) -> ProcessUse:
     """Return the process with its life as the outermost of its marks."""
     marks = tuple(mark for mark in use.marks if mark.workload != life.workload)
     return msgspec.structs.replace(use, marks=(*marks, life))

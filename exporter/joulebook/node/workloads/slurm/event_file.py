@@ -150,13 +150,13 @@ def decode_event(raw: bytes, name: str = "event") -> JobEvent:
     )
 
 
-def _wrong(raw: bytes, complaint: str) -> str:
+def _wrong(raw: bytes, problem: str) -> str:
     """Return what msgspec complains of, with the key and value that it means, and an example."""
-    found = _AT.search(complaint)
+    found = _AT.search(problem)
     if found is None:
-        return f"{complaint}; expected an object such as {EXAMPLE}"
+        return f"{problem}; expected an object such as {EXAMPLE}"
     key, position = found["key"] or found["missing"], found["position"]
-    text = complaint
+    text = problem
     try:
         value = _ANY.decode(raw)[key]
         value = value if position is None else value[int(position)]
@@ -165,7 +165,7 @@ def _wrong(raw: bytes, complaint: str) -> str:
     else:
         shown = clean_label(msgspec.json.encode(value).decode(), _SHOWN_CHARS)
         where = key if position is None else f"{key}[{position}]"
-        text = f"{where} = {shown}: {complaint[: found.start()]}"
+        text = f"{where} = {shown}: {problem[: found.start()]}"
     example = _EXAMPLES.get(key)
     return text if example is None else f'{text}; expected, for example, "{key}": {example}'
 

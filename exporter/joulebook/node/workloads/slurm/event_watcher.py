@@ -28,7 +28,7 @@ class EventListener(Protocol):
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """A file as it is now; `end_wall_ns` where it tells the end. `live`: not from a scan."""
 
-    def job_untold(self, stem: str) -> None:
+    def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone."""
 
     def open_stems(self) -> frozenset[str]:
@@ -47,8 +47,8 @@ class EventDirectory(FollowedDirectory):
     ) -> None:
         super().__init__(path, inotify)
         self._listener = listener
-        self._refuse = refuse
-        self._refused: dict[str, str] = {}
+        self._rejections = refuse
+        self._rejected: dict[str, str] = {}
         self._undeletable: set[str] = set()
 
     def scan(self) -> None:
@@ -72,7 +72,7 @@ class EventDirectory(FollowedDirectory):
         for stem, event, end_ns in sorted(found, key=lambda f: (f[1].start_ns, f[2] is not None)):
             self._listener.job_told(stem, event, end_ns, live=False)
         for stem in self._listener.open_stems() - present:
-            self._listener.job_untold(stem)
+            self._listener.job_unreported(stem)
 
     def changed(self, event: Event) -> None:
         """See `FollowedDirectory`."""
@@ -85,9 +85,9 @@ class EventDirectory(FollowedDirectory):
             if told is not None:
                 self._listener.job_told(*told, live=True)
         elif event.mask & (IN_DELETE | IN_MOVED_FROM):
-            self._refused.pop(event.name, None)
+            self._rejected.pop(event.name, None)
             if not is_end:
-                self._listener.job_untold(stem)
+                self._listener.job_unreported(stem)
 
     def _read(self, name: str) -> tuple[str, JobEvent, int | None] | None:
         """Return the stem, the content and the end of a file; `None` if it tells nothing."""
@@ -104,7 +104,7 @@ class EventDirectory(FollowedDirectory):
         except FileNotFoundError:
             return None
         except InputError as error:
-            self._refuse_once(name, error)
+            self._reject_once(name, error)
             return None
         finally:
             os.close(fd)
@@ -117,20 +117,20 @@ class EventDirectory(FollowedDirectory):
         try:
             fd = open_directory(self._path, trusted_owners())
         except InputError as error:
-            self._refuse_once(".", error)
+            self._reject_once(".", error)
             self.close()
             return None
         except OSError:
             self.close()
             return None
-        self._refused.pop(".", None)
+        self._rejected.pop(".", None)
         return fd
 
-    def _refuse_once(self, name: str, error: InputError) -> None:
+    def _reject_once(self, name: str, error: InputError) -> None:
         """Log and count it at the first failure, not at every retry."""
-        if self._refused.get(name) != error.reason:
-            self._refused[name] = error.reason
-            self._refuse(error)
+        if self._rejected.get(name) != error.reason:
+            self._rejected[name] = error.reason
+            self._rejections(error)
 
     def delete(self, stem: str) -> None:
         """Delete the files of a job that is booked; if that may not be, do not read them again."""

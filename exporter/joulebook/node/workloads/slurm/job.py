@@ -63,7 +63,7 @@ class Job:
         heard: Whether the controller has nothing more to report.
         gone: How often in a row the controller did not know the job.
         answered: Whether the controller gave a credible answer.
-        looks: Counts series of polls of its processes; only the last one continues.
+        polls: Counts series of polls of its processes; only the last one continues.
         watch: Counts series of queries whether it is over; only the last one continues.
         unproven: Whether it was found at the start without processes, so that its file is to be
             confirmed.
@@ -98,7 +98,7 @@ class Job:
     gone: int = 0
     answered: bool = False
     labels_done: bool = False
-    looks: int = 0
+    polls: int = 0
     watch: int = 0
     unproven: bool = False
     extern: bool = False
@@ -184,7 +184,7 @@ class Job:
 _NAME = re.compile(r"^(\d+)(?:\.r(\d+))?$")
 
 
-class Kept(NamedTuple):
+class KeptJob(NamedTuple):
     """One run that was open in the ledger."""
 
     job_id: str
@@ -230,7 +230,7 @@ class KeptJobs:
         self.last_ns = before.last_ns
         self._kept = _kept_jobs(before)
 
-    def adopt(self, job: Job, begun_ns: int, restart: int | None) -> Kept | None:
+    def adopt(self, job: Job, begun_ns: int, restart: int | None) -> KeptJob | None:
         """Resume the run that is open in the ledger, if this is it.
 
         Two runs of a number are never on one node at once: what began before the daemon stopped
@@ -254,7 +254,7 @@ class KeptJobs:
                 self._go_on(job, kept)
                 return
 
-    def unclaimed(self, in_doubt: Collection[str]) -> list[tuple[Kept, bool]]:
+    def unclaimed(self, in_doubt: Collection[str]) -> list[tuple[KeptJob, bool]]:
         """Return what the ledger held and nothing here speaks of, once, and whether it is over.
 
         Where another run of its number is `in_doubt`, it may be it after all, and only its claims
@@ -264,7 +264,7 @@ class KeptJobs:
         self._kept = [kept._replace(claims=()) for kept, over in lost if not over]
         return [(kept, over) for kept, over in lost if over or kept.claims]
 
-    def _go_on(self, job: Job, kept: Kept) -> None:
+    def _go_on(self, job: Job, kept: KeptJob) -> None:
         self._kept.remove(kept)
         job.restart, job.start_s = kept.restart, kept.id.start
         job.started_ns = kept.begun_ns or job.started_ns
@@ -272,7 +272,7 @@ class KeptJobs:
         job.changed += 1
 
 
-def _kept_jobs(before: Before) -> list[Kept]:
+def _kept_jobs(before: Before) -> list[KeptJob]:
     """Return the runs of SLURM's jobs that were open."""
     claims: dict[WorkloadId, list[Claim]] = {}
     for claim in before.claims:
@@ -285,6 +285,6 @@ def _kept_jobs(before: Before) -> list[Kept]:
         if named is not None:
             held = tuple(sorted(claims.get(id_, ()), key=lambda claim: claim.evidence))
             kept.append(
-                Kept(named[1], int(named[2] or 0), facts.get(id_) or WorkloadFacts(id_), held)
+                KeptJob(named[1], int(named[2] or 0), facts.get(id_) or WorkloadFacts(id_), held)
             )
     return sorted(kept, key=lambda each: -each.begun_ns)

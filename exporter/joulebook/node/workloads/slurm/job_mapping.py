@@ -54,7 +54,7 @@ def read_mapping(
     """
     fd = open_directory(directory, owners)
     found: set[Mapped] = set()
-    refused: list[InputError] = []
+    rejected: list[InputError] = []
     try:
         for name in os.listdir(fd):  # noqa: PTH208 (a descriptor: the directory that was checked)
             if _GPU_INDEX.match(name) or _GPU_UUID.match(name):
@@ -67,10 +67,10 @@ def read_mapping(
                 except FileNotFoundError:
                     continue
                 except InputError as error:
-                    refused.append(error)
+                    rejected.append(error)
     finally:
         os.close(fd)
-    return frozenset(found), refused
+    return frozenset(found), rejected
 
 
 class MappingDirectory(FollowedDirectory):
@@ -85,8 +85,8 @@ class MappingDirectory(FollowedDirectory):
     ) -> None:
         super().__init__(path, inotify)
         self.evidence = evidence
-        self._refuse = refuse
-        self._refused: set[str] = set()
+        self._rejections = refuse
+        self._rejected: set[str] = set()
         self.dirty = True
 
     def changed(self, _event: Event) -> None:
@@ -98,14 +98,14 @@ class MappingDirectory(FollowedDirectory):
         self.dirty = False
         try:
             self.follow()
-            found, refused = read_mapping(self._path, self.evidence, trusted_owners())
+            found, rejected = read_mapping(self._path, self.evidence, trusted_owners())
         except (OSError, InputError) as error:
-            found, refused = None, [error] if isinstance(error, InputError) else []
+            found, rejected = None, [error] if isinstance(error, InputError) else []
             self.close()
-        for each in refused:
-            if str(each) not in self._refused:
-                self._refuse(each)
-        self._refused = {str(each) for each in refused}
+        for each in rejected:
+            if str(each) not in self._rejected:
+                self._rejections(each)
+        self._rejected = {str(each) for each in rejected}
         return found
 
 

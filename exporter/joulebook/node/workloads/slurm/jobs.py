@@ -15,7 +15,7 @@ from joulebook.core.energy.readings import Meter
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.cgroup_paths import SlurmPlace
 from joulebook.node.workloads.slurm.event_file import JobEvent
-from joulebook.node.workloads.slurm.job import Job, JobGrant, Kept, KeptJobs
+from joulebook.node.workloads.slurm.job import Job, JobGrant, KeptJob, KeptJobs
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.labels import JobEnvironment
 from joulebook.units import NS_PER_S
@@ -66,7 +66,7 @@ class JobTable:
             self._jobs.setdefault(job_id, []).append(job)
         return job
 
-    def unclaimed(self) -> list[tuple[Kept, bool]]:
+    def unclaimed(self) -> list[tuple[KeptJob, bool]]:
         """See `KeptJobs`."""
         return self.kept.unclaimed({j.job_id for j in self if j.id is None and not j.heard})
 

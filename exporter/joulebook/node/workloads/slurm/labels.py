@@ -29,7 +29,7 @@ SETTLED_S = 10.0
 _LATE_S = 16.0
 
 
-def next_look_s(count: int, *, named: bool) -> tuple[int, float]:
+def next_poll_s(count: int, *, named: bool) -> tuple[int, float]:
     """Return the number of the poll after poll `count`, and its time since the start.
 
     A script may export a name at any time for the programs that it starts later: the ledger takes
@@ -51,7 +51,7 @@ class LabelReader:
 
     def __init__(self, directory: Path, refuse: Callable[[InputError], None]) -> None:
         self._directory = directory
-        self._refuse = refuse
+        self._rejections = refuse
 
     @property
     def expected(self) -> bool:
@@ -65,7 +65,7 @@ class LabelReader:
         try:
             return read_labels(self._directory, job.job_id, job.uid)
         except InputError as error:
-            self._refuse(error)
+            self._rejections(error)
             return {}
 
     def environment(self, paths: set[Path], *, thorough: bool) -> JobEnvironment | None:

@@ -99,7 +99,7 @@ class SlurmWorkloads:
         self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, site.gpu_ids)
-        self._refuse = Rejections()
+        self._rejections = Rejections()
         self._reader = CgroupReader(site.proc)
         self._handed: list[tuple[Job, int, tuple[str, ...]]] = []
         self._handed_stale: list[str] = []
@@ -118,24 +118,26 @@ class SlurmWorkloads:
         self._table = JobTable(self._node, self._site.gpu_ids, before)
         scontrol = find_program("scontrol") if site.scontrol is None else site.scontrol
         self._asker = Asker(
-            scontrol, self._conf, timeout_s=site.ask_timeout_s, fault=self._refuse.fault
+            scontrol, self._conf, timeout_s=site.ask_timeout_s, fault=self._rejections.fault
         )
-        self._labels = LabelReader(site.events_dir / "labels", self._refuse)
-        self._news = JobTracker(
+        self._labels = LabelReader(site.events_dir / "labels", self._rejections)
+        self._tracker = JobTracker(
             clock=self._clock, table=self._table, timers=self._timers, asker=self._asker,
             labels=self._labels, processes=JobProcesses(site.proc), gres_of=self._gres_of,
-            lock=self._lock, poke=self._poke, refuse=self._refuse, only=self._only,
+            lock=self._lock, poke=self._poke, refuse=self._rejections, only=self._only,
         )  # fmt: skip
-        self._events = EventDirectory(site.events_dir, self._inotify, self._news, self._refuse)
+        self._events = EventDirectory(
+            site.events_dir, self._inotify, self._tracker, self._rejections
+        )
         self._tree = SlurmTree(
-            site.cgroup_root, self._inotify, self._refuse, self._news, self._only
+            site.cgroup_root, self._inotify, self._rejections, self._tracker, self._only
         )
         mappings = {
             Evidence.JOB_MAPPING: site.hpc_job_mapping_dir,
             Evidence.GPUSTAT: site.gpustat_dir,
         }
         self._mappings = [
-            MappingDirectory(path, evidence, self._inotify, self._refuse)
+            MappingDirectory(path, evidence, self._inotify, self._rejections)
             for evidence, path in mappings.items()
             if path is not None
         ]
@@ -150,7 +152,7 @@ class SlurmWorkloads:
         self._asker.start()
         with self._lock:
             self._scan()
-            self._news.times.clear()
+            self._tracker.times.clear()
         self._rescan_after = 0.0
         self._retry_at = time.monotonic() + _RETRY_S
         self._thread = InotifyThread("slurm-watch", self._inotify, self._handle, self._wait_s)
@@ -163,11 +165,11 @@ class SlurmWorkloads:
         with self._lock:
             complete = self._complete() if devices else set()
             self._handed = []
-            self._handed_stale = list(self._news.stale)
-            for lost, closed_claims in self._news.lost:
+            self._handed_stale = list(self._tracker.stale)
+            for lost, closed_claims in self._tracker.lost:
                 facts += [lost] if lost is not None else []
                 claims += closed_claims
-            self._handed_lost = len(self._news.lost)
+            self._handed_lost = len(self._tracker.lost)
             for job in self._table:
                 closed = []
                 for key, grant in job.grants.items():
@@ -188,15 +190,15 @@ class SlurmWorkloads:
                     if fact is not None:
                         facts.append(fact)
                 self._handed.append((job, job.changed, tuple(closed)))
-            rejected = self._refuse.counts()
+            rejected = self._rejections.counts()
         return Holdings(joined(claims), frozenset(complete), tuple(facts), rejected)
 
     def settled(self) -> None:
         """Confirm that the last `holdings` are durable, and delete their event files."""
         with self._lock:
             stems = self._handed_stale
-            self._news.stale = [s for s in self._news.stale if s not in stems]
-            self._news.lost = self._news.lost[self._handed_lost :]
+            self._tracker.stale = [s for s in self._tracker.stale if s not in stems]
+            self._tracker.lost = self._tracker.lost[self._handed_lost :]
             for job, changed, closed in self._handed:
                 # Not those of a later job of that number.
                 stems += [key for key in closed if self._table.job_of(key) is job]
@@ -250,7 +252,7 @@ class SlurmWorkloads:
 
     def _scanned(self) -> None:
         if self._events.whole and not self._faulty:
-            self._news.scanned()
+            self._tracker.scanned()
 
     def _handle(self, events: Sequence[Event]) -> None:
         try:
@@ -261,7 +263,7 @@ class SlurmWorkloads:
             with self._lock:
                 self._faulty = True
                 self._timers.once("rescan", _RETRY_S, self._rescan)
-            self._refuse.fault(
+            self._rejections.fault(
                 "watching SLURM failed: what jobs hold is uncertain; rescanning everything"
             )
 
@@ -309,12 +311,12 @@ class SlurmWorkloads:
             if mapping.dirty:
                 now = mapping.read()
                 if now is not None:
-                    self._news.mapped(mapping.evidence, now)
+                    self._tracker.mapped(mapping.evidence, now)
 
     def _tell(self) -> None:
         # Outside the lock: who is reported may ask for holdings from another thread and wait for
         # it.
-        times, self._news.times = self._news.times, []
+        times, self._tracker.times = self._tracker.times, []
         for t_ns in times:
             self._boundary(t_ns)
 
@@ -344,4 +346,4 @@ class SlurmWorkloads:
         node = grant.node or self._node
         known, gres = self._gres_of(node)
         nobody_says = known and gres is None and grant.gpu_ids == "gres"
-        self._refuse(unmapped(job, grant, gpus, node, self._gres.places if nobody_says else ""))
+        self._rejections(unmapped(job, grant, gpus, node, self._gres.places if nobody_says else ""))

@@ -22,7 +22,7 @@ from joulebook.node.workloads.slurm.job import Job
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
-from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_look_s
+from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_poll_s
 from joulebook.node.workloads.slurm.scontrol import Answered, Questions, is_over, take, unheard
 from joulebook.units import NS_PER_S
 
@@ -100,13 +100,13 @@ class JobTracker:
             if event.gpus and gres is not None and gres.sharded:
                 self._ask(job)
             if t1_ns is None:
-                self._begin_looks(job)
+                self._begin_polls(job)
                 self._watch(job, _NO_EPILOG_S)
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
             self.times.append(t1_ns)
             self._over(job)
 
-    def job_untold(self, stem: str) -> None:
+    def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
         now_ns = self.clock.now_ns()
         job = self.table.event_removed(stem, now_ns, self._lives)
@@ -164,7 +164,7 @@ class JobTracker:
             return
         job.extern = job.extern or self.processes.has_extern(path)
         if not job.labels_done and "name" not in job.facts:
-            self._begin_looks(job)
+            self._begin_polls(job)
 
     def job_gone(self, path: Path) -> None:
         """The directory of a job is no more."""
@@ -195,20 +195,20 @@ class JobTracker:
 
     # -- labels
 
-    def _begin_looks(self, job: Job) -> None:
-        job.looks += 1
-        series, start_s = job.looks, self.timers.now_s()
-        self.timers.at(FAST_S[0], lambda: self._look(job, series, 0, start_s))
+    def _begin_polls(self, job: Job) -> None:
+        job.polls += 1
+        series, start_s = job.polls, self.timers.now_s()
+        self.timers.at(FAST_S[0], lambda: self._poll(job, series, 0, start_s))
 
-    def _look(self, job: Job, series: int, count: int, start_s: float) -> None:
-        if job.looks != series or job.ended_ns is not None:
+    def _poll(self, job: Job, series: int, count: int, start_s: float) -> None:
+        if job.polls != series or job.ended_ns is not None:
             return
         self._read_labels(job, thorough=count >= len(FAST_S))
-        count, at_s = next_look_s(count, named="name" in job.facts)
+        count, at_s = next_poll_s(count, named="name" in job.facts)
         if not job.labels_done and at_s > SETTLED_S:
             self._labels_over(job)
         in_s = max(0.0, start_s + at_s - self.timers.now_s())
-        self.timers.at(in_s, lambda: self._look(job, series, count, start_s))
+        self.timers.at(in_s, lambda: self._poll(job, series, count, start_s))
         if at_s >= 1.0:
             self._ask(job)
 
@@ -235,7 +235,7 @@ class JobTracker:
             self.job_seen(place, path, True)
             self.step_seen(path)
             return
-        later, at_s = next_look_s(count, named=False)
+        later, at_s = next_poll_s(count, named=False)
         if at_s < SETTLED_S and is_sluid(path.name) and path.exists():
             before_s = FAST_S[count] if count < len(FAST_S) else 0.0
             self.timers.at(

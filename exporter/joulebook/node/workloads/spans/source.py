@@ -46,8 +46,8 @@ class SpanWorkloads:
     ) -> None:
         self._clock = clock
         self._directory = directory
-        self._refuse = Rejections()
-        self._refused: set[tuple[str, int]] = set()
+        self._rejections = Rejections()
+        self._rejected: set[tuple[str, int]] = set()
         self._table = SpanTable(clock)
         self._users = UserNames(user_of)
         self._is_ours = directory == Path(DIRECTORY)
@@ -69,7 +69,7 @@ class SpanWorkloads:
 
     def holdings(self, devices: Sequence[DeviceStatus]) -> Holdings:
         """The marks of which anything is new; only those that a device has been used under."""
-        return Holdings(facts=self._table.news(), rejected=self._refuse.counts())
+        return Holdings(facts=self._table.news(), rejected=self._rejections.counts())
 
     def settled(self) -> None:
         """Confirm that the last holdings are durable."""
@@ -96,18 +96,20 @@ class SpanWorkloads:
         try:
             names = {e.name for e in events if e.watch == self._watch and e.mask & IN_MOVED_TO}
             if time.monotonic() >= self._due or any(e.overflow for e in events):
-                self._look()
+                self._poll()
             elif names:
                 self._take(names)
         except Exception:
             # A fault of ours with one file must not end the watch over all others.
-            self._refuse.fault("watching marks failed: some may be missed; rescanning everything")
+            self._rejections.fault(
+                "watching marks failed: some may be missed; rescanning everything"
+            )
             self._due = time.monotonic() + 1
 
     def _wait_s(self) -> float | None:
         return max(0.05, self._due - time.monotonic())
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Scan the directory, and remove files without a process."""
         self._due = time.monotonic() + RESCAN_S
         fd = self._open()
@@ -145,7 +147,7 @@ class SpanWorkloads:
                         f"uid {seen.st_uid}: more than {MOST_FILES} files, or one of more than "
                         f"{files.MAX_BYTES} bytes: removed"
                     )
-                    self._refuse(InputError(text, reason="quota"))
+                    self._rejections(InputError(text, reason="quota"))
                 if over or old:
                     _remove(fd, entry.name)
                 elif is_span:
@@ -181,7 +183,7 @@ class SpanWorkloads:
         except FileNotFoundError:
             return False
         except InputError as error:
-            self._refuse_once(fd, name, error)
+            self._reject_once(fd, name, error)
             return False
         if said.exited_boottime_ns is not None or alive is None:
             _remove(fd, name)
@@ -199,7 +201,7 @@ class SpanWorkloads:
         except InputError as error:
             trouble = str(error)
             if trouble != self._trouble:
-                self._refuse(error)
+                self._rejections(error)
         except OSError as error:
             trouble = f"no marks: {self._directory}: {error.strerror}"
             if trouble != self._trouble:
@@ -207,17 +209,17 @@ class SpanWorkloads:
         self._trouble = trouble
         return None if trouble else fd
 
-    def _refuse_once(self, fd: int, name: str, error: InputError) -> None:
+    def _reject_once(self, fd: int, name: str, error: InputError) -> None:
         """Count a file once, however often it is read."""
         try:
             inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
         except OSError:
             return
-        if (name, inode) not in self._refused:
-            if len(self._refused) >= MOST:
-                self._refused.clear()
-            self._refused.add((name, inode))
-            self._refuse(error)
+        if (name, inode) not in self._rejected:
+            if len(self._rejected) >= MOST:
+                self._rejected.clear()
+            self._rejected.add((name, inode))
+            self._rejections(error)
         if error.reason == "too_large":
             _remove(fd, name)
 

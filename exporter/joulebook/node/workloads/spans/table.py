@@ -12,7 +12,7 @@ import msgspec
 
 from joulebook.clock import Clock
 from joulebook.core.attribution.claims import Evidence
-from joulebook.core.energy.readings import Meter, ProcessUse, Reading, Span
+from joulebook.core.energy.readings import Meter, ProcessSpan, ProcessUse, Reading
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import InputError
 from joulebook.experiment_span import span_id
@@ -52,9 +52,9 @@ class SpanEntry(msgspec.Struct):
     reported: bool = False
 
     @property
-    def span(self) -> Span:
+    def span(self) -> ProcessSpan:
         """From when to when, and for whom."""
-        return Span(self.entered_ns, self.left_ns, self.workload)
+        return ProcessSpan(self.entered_ns, self.left_ns, self.workload)
 
 
 class SpanTable:

@@ -53,14 +53,14 @@ def test_the_module_is_one_meter_and_its_dies_are_its_parts(tmp_path: Path) -> N
     board.show(100, 0)
     sensor = DrmSensor(board.clock, board.machine.drm, proc=board.machine.proc)
     sensor.open()
-    look = sensor.look(processes=True)
-    (reading,) = look.readings
+    poll = sensor.poll(processes=True)
+    (reading,) = poll.readings
     assert (reading.meter, reading.power_mw, reading.busy) == (FIRST, 400_000, True)
     assert [tuple(each) for each in reading.instances or ()] == [
         ("AMD-die0", 1, 2, 1_000_000), ("AMD-die1", 1, 2, 0),
     ]  # fmt: skip
-    assert look.failures == ()
-    first, second = look.statuses
+    assert poll.failures == ()
+    first, second = poll.statuses
     assert first.module == second.module == FIRST
     assert first.values["power_watts"] == WATTS and "power_watts" not in second.values
     assert second.values["utilization_ratio"] == 0
@@ -87,7 +87,7 @@ def test_a_busy_die_is_never_0_joules(
         board.show(*busy)
         before = run.books
         run.take(
-            Tick(board.clock.now_ns(), readings=sensor.look(processes=True).readings,
+            Tick(board.clock.now_ns(), readings=sensor.poll(processes=True).readings,
                  claims=claims, complete=frozenset(Evidence)),
             BookingPolicy(),
         )  # fmt: skip
@@ -106,10 +106,10 @@ def test_cards_that_tell_power_each_are_left_alone(tmp_path: Path) -> None:
                     unique_id=f"card{number}")  # fmt: skip
     sensor = DrmSensor(StillClock(), machine.drm, proc=machine.proc)
     sensor.open()
-    look = sensor.look(processes=False)
-    assert len(look.readings) == 2
-    assert all(r.instances is None for r in look.readings)
-    assert all(status.module is None for status in look.statuses)
+    poll = sensor.poll(processes=False)
+    assert len(poll.readings) == 2
+    assert all(r.instances is None for r in poll.readings)
+    assert all(status.module is None for status in poll.statuses)
 
 
 def test_a_die_alone_is_no_meter_while_its_module_fails(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_a_die_alone_is_no_meter_while_its_module_fails(tmp_path: Path) -> None:
     sensor.open()
     for name in ("gpu_metrics", "hwmon/*/power1_input"):
         next(board.devices[0].glob(name)).unlink()
-    look = sensor.look(processes=True)
-    assert (look.readings, [failure.meter for failure in look.failures]) == ((), [FIRST])
+    poll = sensor.poll(processes=True)
+    assert (poll.readings, [failure.meter for failure in poll.failures]) == ((), [FIRST])
 
 
 PCI = "0000:05:00.0"
@@ -166,26 +166,26 @@ def test_the_partitions_of_a_card_share_its_meter(
     card = Mi300(tmp_path, mode, revision=revision, function=function)
     busy = [90 - 10 * n for n in range(card.parts)]
     card.show(busy)
-    look = card.sensor().look(processes=True)
-    (reading,) = look.readings
+    poll = card.sensor().poll(processes=True)
+    (reading,) = poll.readings
     assert (reading.meter.name, reading.power_mw, reading.busy) == ("AMD-x", 400_000, True)
     assert reading.energy_uj is not None
-    assert [(s.meter.name, s.files[0]) for s in look.statuses] == [
+    assert [(s.meter.name, s.files[0]) for s in poll.statuses] == [
         (name, f"dri/renderD{128 + n}") for n, name in enumerate(card.names)
     ]
     if card.parts == 1:
-        assert reading.instances is None and look.statuses[0].module is None
+        assert reading.instances is None and poll.statuses[0].module is None
         return
     assert [tuple(each) for each in reading.instances or ()] == [
         (name, 1, card.parts, 10_000 * percent)
         for name, percent in zip(card.names, busy, strict=True)
     ]
-    assert {status.module for status in look.statuses} == {reading.meter}
-    assert [s.pci for s in look.statuses[1:]] == [
+    assert {status.module for status in poll.statuses} == {reading.meter}
+    assert [s.pci for s in poll.statuses[1:]] == [
         f"amdgpu_xcp_{128 + n}" for n in range(1, card.parts)
     ]
-    assert [s.values.get("utilization_ratio") for s in look.statuses] == [p / 100 for p in busy]
-    assert ["power_watts" in status.values for status in look.statuses] == [
+    assert [s.values.get("utilization_ratio") for s in poll.statuses] == [p / 100 for p in busy]
+    assert ["power_watts" in status.values for status in poll.statuses] == [
         n == 0 for n in range(card.parts)
     ]
 
@@ -208,7 +208,7 @@ def test_a_busy_partition_is_never_0_joules(tmp_path: Path, mode: str, revision:
         card.show([0] * (card.parts - 1) + [100])
         before = run.books
         run.take(
-            Tick(card.clock.now_ns(), readings=sensor.look(processes=True).readings,
+            Tick(card.clock.now_ns(), readings=sensor.poll(processes=True).readings,
                  claims=claims, complete=frozenset(Evidence)),
             BookingPolicy(),
         )  # fmt: skip
@@ -227,7 +227,7 @@ def test_who_uses_a_partition_is_known_by_its_file(tmp_path: Path) -> None:
         link = card.machine.proc / f"{pid}/fd/4"
         link.unlink()
         link.symlink_to(f"/dev/dri/renderD{render}")
-    (reading,) = card.sensor().look(processes=True).readings
+    (reading,) = card.sensor().poll(processes=True).readings
     assert {(p.pid, p.instance) for p in reading.processes or ()} == {
         (11, "AMD-x"), (12, "AMD-x-1"),
     }  # fmt: skip
@@ -236,18 +236,18 @@ def test_who_uses_a_partition_is_known_by_its_file(tmp_path: Path) -> None:
 def test_a_card_that_is_cut_while_it_is_open_is_seen_anew(tmp_path: Path) -> None:
     card = Mi300(tmp_path, "SPX")
     sensor = card.sensor()
-    assert sensor.look(processes=True).readings[0].instances is None
+    assert sensor.poll(processes=True).readings[0].instances is None
     card.machine.partition(PCI, [128, 129])
     card.parts = 2
     put(card.device / "current_compute_partition", "DPX")
     card.show([0, 50])
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     assert [each.active_ppm for each in reading.instances or ()] == [0, 500_000]
 
 
 def test_cards_without_the_compute_drivers_topology_are_whole(tmp_path: Path) -> None:
     card = Mi300(tmp_path, "CPX")
     shutil.rmtree(card.machine.root / "sys/class/kfd")
-    look = card.sensor().look(processes=True)
-    assert [r.meter.name for r in look.readings] == ["AMD-x"]
-    assert len(look.statuses) == 1
+    poll = card.sensor().poll(processes=True)
+    assert [r.meter.name for r in poll.readings] == ["AMD-x"]
+    assert len(poll.statuses) == 1

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from tests.fakes.sysfs.machine import Machine, gpu_metrics, put
 from tests.fakes.sysfs.shapes import SHAPES
+from tests.unit.core.audit import Auditor
+from tests.unit.core.world import Run
 from tests.unit.node.sensors.still_clock import StillClock
 
 from joulebook.core.energy.readings import Component, Meter, Reading
+from joulebook.core.evidence import Method
+from joulebook.core.ledger.advance import BookingPolicy, Tick
 from joulebook.errors import SensorMissing
 from joulebook.node.sensors.drm import amd
 from joulebook.node.sensors.drm.amd import WRAP_32_UJ, parse
@@ -60,12 +64,12 @@ def test_what_firmware_does_not_tell_is_not_zero() -> None:
 
 def test_an_mi300_counts_energy(tmp_path: Path) -> None:
     machine, clock = SHAPES["mi300"](tmp_path), StillClock()
-    look = opened(machine, clock).look(processes=False)
-    first, second = look.readings
+    poll = opened(machine, clock).poll(processes=False)
+    first, second = poll.readings
     assert first.meter == Meter(Component.GPU, "AMD-a1b2c3d4e5f60711")
     assert first.energy_uj == (1 << 30) * 15_625 // 1_024
     assert (first.power_mw, first.busy) == (141_000, False)
-    status = look.statuses[0]
+    status = poll.statuses[0]
     assert (status.vendor, status.model, status.driver) == ("amd", "AMD Instinct MI300X", "amdgpu")
     assert (status.pci, status.files) == (PCI, ("dri/renderD129", "dri/card1"))
     assert status.values == {
@@ -85,7 +89,7 @@ def test_an_mi300_counts_energy(tmp_path: Path) -> None:
 def test_a_card_without_an_accumulator_has_its_power_integrated(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.amd(0, PCI, metrics=None, watts=55, busy=30)
-    (reading,) = opened(machine, StillClock()).look(processes=False).readings
+    (reading,) = opened(machine, StillClock()).poll(processes=False).readings
     assert (reading.energy_uj, reading.power_mw, reading.busy) == (None, 55_000, True)
     assert reading.meter.name == f"AMD-{PCI}"
 
@@ -93,14 +97,14 @@ def test_a_card_without_an_accumulator_has_its_power_integrated(tmp_path: Path) 
 def test_an_xe_card_is_its_board_not_board_and_package(tmp_path: Path) -> None:
     machine, clock = SHAPES["xe"](tmp_path), StillClock()
     sensor = opened(machine, clock)
-    sensor.look(processes=False)
+    sensor.poll(processes=False)
     clock.pass_s(2)
     device = machine.root / "sys/devices/0000:4d:00.0"
     hwmon = next(device.glob("hwmon/hwmon*"))
     put(hwmon / "energy1_input", str(5_000_000 + 500_000_000))
     put(device / "tile0/gt0/gtidle/idle_residency_ms", str(1_500))
-    look = sensor.look(processes=False)
-    reading, status = look.readings[0], look.statuses[0]
+    poll = sensor.poll(processes=False)
+    reading, status = poll.readings[0], poll.statuses[0]
     assert reading.meter == Meter(Component.GPU, "INTEL-0000:4d:00.0")
     assert (reading.energy_uj, reading.wrap_uj, reading.busy) == (505_000_000, REGISTER_UJ, True)
     assert status.vendor == "intel" and status.driver == "xe"
@@ -113,11 +117,11 @@ def test_an_xe_card_is_its_board_not_board_and_package(tmp_path: Path) -> None:
 def test_an_i915_card(tmp_path: Path) -> None:
     machine, clock = SHAPES["i915"](tmp_path), StillClock()
     sensor = opened(machine, clock)
-    sensor.look(processes=False)
+    sensor.poll(processes=False)
     clock.pass_s(1)
-    look = sensor.look(processes=False)
-    assert look.readings[0].energy_uj == 5_000_000
-    assert look.statuses[0].values["utilization_ratio"] == pytest.approx(1.0)
+    poll = sensor.poll(processes=False)
+    assert poll.readings[0].energy_uj == 5_000_000
+    assert poll.statuses[0].values["utilization_ratio"] == pytest.approx(1.0)
     assert sensor.pace.most_s is not None
     # The register holds 262 kJ: 4.4 minutes at 1 kW.
     assert 1_000 * sensor.pace.most_s < REGISTER_UJ // 1_000_000
@@ -142,17 +146,17 @@ def test_who_uses_a_card_and_for_how_long(tmp_path: Path) -> None:
     sensor = opened(machine, clock)
 
     def processes() -> dict[int, tuple[int | None, int | None]]:
-        reading: Reading = sensor.look(processes=True).readings[0]
+        reading: Reading = sensor.poll(processes=True).readings[0]
         assert reading.processes is not None
         return {p.pid: (p.sm_time_ns, p.memory_bytes) for p in reading.processes}
 
     assert processes() == {77: (1_500, 3 << 20)}
     machine.client(77, card, 1, "ccs", 9_000, "vram0: 2048 KiB")
     assert processes() == {77: (8_000, 3 << 20)}
-    look = sensor.look(processes=False)
-    assert look.readings[0].processes is None, "not asked"
-    assert look.statuses[0].values["memory_used_bytes"] == 3 << 20
-    (use,) = sensor.look(processes=True).readings[0].processes or ()
+    poll = sensor.poll(processes=False)
+    assert poll.readings[0].processes is None, "not asked"
+    assert poll.statuses[0].values["memory_used_bytes"] == 3 << 20
+    (use,) = sensor.poll(processes=True).readings[0].processes or ()
     assert use.started_ns == 42_420_000_000 - clock.boottime_ns(0)
 
 
@@ -162,11 +166,11 @@ def test_a_card_that_falls_silent_is_a_failure_and_comes_back(tmp_path: Path) ->
     file = next((machine.root / "sys/devices/0000:4d:00.0").glob("hwmon/hwmon*/energy1_input"))
     text = file.read_text()
     file.unlink()
-    look = sensor.look(processes=False)
-    assert [f.reason for f in look.failures] == ["missing"] and len(look.readings) == 1
-    assert len(look.statuses) == 2, "the card is still there"
+    poll = sensor.poll(processes=False)
+    assert [f.reason for f in poll.failures] == ["missing"] and len(poll.readings) == 1
+    assert len(poll.statuses) == 2, "the card is still there"
     file.write_text(text)
-    assert len(sensor.look(processes=False).readings) == 2
+    assert len(sensor.poll(processes=False).readings) == 2
 
 
 def test_amdsmi_is_only_imported_where_rocm_is(
@@ -198,14 +202,33 @@ def test_errors_of_all_blocks_of_an_amd_card_are_counted(tmp_path: Path) -> None
     machine, clock = Machine(tmp_path), StillClock()
     device = machine.amd(0, PCI, metrics=None, watts=55)
     sensor = opened(machine, clock)
-    assert sensor.look(processes=False).statuses[0].counts == {}, "the kernel counts none"
+    assert sensor.poll(processes=False).statuses[0].counts == {}, "the kernel counts none"
     put(device / "ras/umc_err_count", "ue: 1\nce: 20\n")
     put(device / "ras/gfx_err_count", "ue: 0\nce: 3\n")
     put(device / "ras/sdma_err_count", "ue: x\nde: 5\n")
     put(device / "ras/features", "feature mask: 0x1")
-    assert sensor.look(processes=False).statuses[0].counts == {}, "it is asked seldom"
+    assert sensor.poll(processes=False).statuses[0].counts == {}, "it is asked seldom"
     clock.pass_s(60)
-    assert sensor.look(processes=False).statuses[0].counts == {
+    assert sensor.poll(processes=False).statuses[0].counts == {
         ("ecc_errors", "corrected"): 23,
         ("ecc_errors", "uncorrected"): 1,
     }
+
+
+@pytest.mark.parametrize("watts", [15, 290])
+def test_an_accumulator_that_stands_at_one_value_is_told_by_power(
+    tmp_path: Path, watts: int
+) -> None:
+    machine, clock = Machine(tmp_path), StillClock()
+    frozen = gpu_metrics(1, 65_628, power_w=watts, gfx=100)
+    machine.amd(0, PCI, metrics=frozen, watts=watts, busy=100, unique_id="x")
+    sensor, run, audit = opened(machine, clock), Run(), Auditor()
+    for _ in range(150):
+        clock.pass_s(1)
+        before = run.books
+        readings = sensor.poll(processes=True).readings
+        run.take(Tick(clock.now_ns(), readings=readings), BookingPolicy())
+        audit(before, run.books, run.entries[-1])
+    (state,) = run.books.meters.values()
+    assert state.stalled and {key.method for key in run.postings} == {Method.INTEGRATED}
+    assert state.read_uj == pytest.approx(149 * watts * 1e6, rel=0.02)

@@ -106,17 +106,17 @@ def test_one_gpus_garbage_is_refused_and_counted_and_the_other_goes_on(
     place = bench([Gpu(), Gpu()])
     sensor = place.sensor()
     spoil(sensor._cards[meter(0)])
-    looks = watch(place, sensor, tmp_path)
-    for look in looks:
-        assert meter(1) in {reading.meter for reading in look.readings}
-        for status in look.statuses:
+    polls = watch(place, sensor, tmp_path)
+    for poll in polls:
+        assert meter(1) in {reading.meter for reading in poll.readings}
+        for status in poll.statuses:
             assert all(value < 1e12 for value in status.values.values())
             assert status.values.get("power_watts", 0) < 1000
-    assert looks[-1].rejected[reason] > 0
-    silent = {f.reason for look in looks for f in look.failures}
+    assert polls[-1].rejected[reason] > 0
+    silent = {f.reason for poll in polls for f in poll.failures}
     assert silent == ({"energy_implausible"} if kind == "energy" else set())
-    for look in looks:
-        for reading in look.readings:
+    for poll in polls:
+        for reading in poll.readings:
             assert all(0 < p.pid <= 2**22 for p in reading.processes or ())
             assert all((p.memory_bytes or 0) < 2**50 for p in reading.processes or ())
 
@@ -125,13 +125,13 @@ def watch(place: Bench, sensor: NvmlSensor, tmp_path: Path) -> list[PollResult]:
     """Some looks, each booked and committed; the ledger can be opened again."""
     store = SqliteStore(tmp_path / "ledger.db", allow_volatile=True)
     store.load()
-    books, looks = Books(), []
+    books, polls = Books(), []
     for _ in range(8):
         place.scenario.advance(SECOND)
-        look = sensor.look(processes=True)
-        looks.append(look)
+        poll = sensor.poll(processes=True)
+        polls.append(poll)
         now_ns = place.clock.now_ns()
-        tick = Tick(now_ns, readings=look.readings, failures=look.failures)
+        tick = Tick(now_ns, readings=poll.readings, failures=poll.failures)
         after, entry = advance(books, tick, BookingPolicy())
         store.commit(books, after, entry, Anchor("b", 0, now_ns))
         books = after
@@ -139,7 +139,7 @@ def watch(place: Bench, sensor: NvmlSensor, tmp_path: Path) -> list[PollResult]:
     again = SqliteStore(tmp_path / "ledger.db", allow_volatile=True)
     assert again.load()[0].last_ns == books.last_ns
     again.close()
-    return looks
+    return polls
 
 
 def test_an_exception_that_nobody_foresaw_is_that_gpus(bench: MakeBench) -> None:
@@ -149,10 +149,10 @@ def test_an_exception_that_nobody_foresaw_is_that_gpus(bench: MakeBench) -> None
     def fault(**_: object) -> None:
         raise struct.error("unpack requires a buffer of 24 bytes")
 
-    sensor._cards[meter(0)].look = fault  # type: ignore[method-assign, assignment]
-    look = sensor.look(processes=True)
-    assert [r.meter for r in look.readings] == [meter(1)]
-    assert [(f.meter, f.reason) for f in look.failures] == [(meter(0), "fault")]
+    sensor._cards[meter(0)].poll = fault  # type: ignore[method-assign, assignment]
+    poll = sensor.poll(processes=True)
+    assert [r.meter for r in poll.readings] == [meter(1)]
+    assert [(f.meter, f.reason) for f in poll.failures] == [(meter(0), "fault")]
 
 
 def test_one_answer_of_garbage_books_nothing_and_is_a_gap(bench: MakeBench, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_one_answer_of_garbage_books_nothing_and_is_a_gap(bench: MakeBench, tmp_
             bad_fields(card)
             bad_gauges(card)
             place.scenario.inject("nvmlDeviceGetSamples", pynvml.NVML_ERROR_NOT_SUPPORTED, count=1)
-        look = sensor.look(processes=False)
-        tick = Tick(place.clock.now_ns(), readings=look.readings, failures=look.failures)
+        poll = sensor.poll(processes=False)
+        tick = Tick(place.clock.now_ns(), readings=poll.readings, failures=poll.failures)
         books, _ = advance(books, tick, BookingPolicy())
     (state,) = books.meters.values()
     assert state.read_uj == pytest.approx(11 * 50e6, rel=0.1)
@@ -181,9 +181,9 @@ def test_a_card_without_a_name_is_not_opened(
 ) -> None:
     place = bench([Gpu()])
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda _handle: uuid)
-    look = place.sensor().look(processes=False)
-    assert look.readings == ()
-    assert [f.reason for f in look.failures] == ["uuid_implausible"]
+    poll = place.sensor().poll(processes=False)
+    assert poll.readings == ()
+    assert [f.reason for f in poll.failures] == ["uuid_implausible"]
 
 
 def test_a_name_that_is_no_text_costs_nothing(
@@ -195,9 +195,9 @@ def test_a_name_that_is_no_text_costs_nothing(
         return b"\xff\xfe".decode()
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", name)
-    look = place.sensor().look(processes=False)
-    assert len(look.readings) == 1
-    assert look.statuses[0].model == ""
+    poll = place.sensor().poll(processes=False)
+    assert len(poll.readings) == 1
+    assert poll.statuses[0].model == ""
 
 
 # ---- the session ---------------------------------------------------------------------------------
@@ -220,16 +220,16 @@ def test_handles_that_are_invalid_open_nvml_again(bench: MakeBench) -> None:
     place = bench([Gpu(), Gpu()])
     sensor = place.sensor()
     place.scenario.inject(ENERGY, pynvml.NVML_ERROR_INVALID_ARGUMENT, count=2)
-    look = sensor.look(processes=False)
+    poll = sensor.poll(processes=False)
     assert place.scenario.calls()[INIT] == 1
-    assert len(look.readings) == 2 and not look.failures
+    assert len(poll.readings) == 2 and not poll.failures
     # One that stays so is sought ever less often, and the other is read all the while.
     place.scenario.reset_calls()
     place.scenario.inject(ENERGY, pynvml.NVML_ERROR_INVALID_ARGUMENT, gpu=0)
     for _ in range(600):
         place.scenario.advance(SECOND)
-        look = sensor.look(processes=False)
-        assert [r.meter for r in look.readings] == [meter(1)]
+        poll = sensor.poll(processes=False)
+        assert [r.meter for r in poll.readings] == [meter(1)]
     assert 3 <= place.scenario.calls()[INIT] <= 8
 
 
@@ -241,12 +241,12 @@ def test_where_there_is_no_gpu_at_the_start_it_is_looked_for_again(
     with caplog.at_level(logging.WARNING):
         for _ in range(60):
             place.scenario.advance(SECOND)
-            assert sensor.look(processes=True).readings == ()
+            assert sensor.poll(processes=True).readings == ()
     assert len(caplog.records) <= 10
     place.scenario.reload(order=[0])
     place.scenario.set_process(0, Process(pid=11))
     for _ in range(3 * 60):
         place.scenario.advance(SECOND)
-        look = sensor.look(processes=True)
-    assert [r.meter for r in look.readings] == [meter(0)]
+        poll = sensor.poll(processes=True)
+    assert [r.meter for r in poll.readings] == [meter(0)]
     assert REOPEN_FIRST_NS == 10 * SECOND

@@ -24,12 +24,12 @@ def meter(slot: int = 0) -> Meter:
     return Meter(Component.GPU, f"GPU-00000000-0000-0000-0000-{slot:012x}")
 
 
-def slots(look: PollResult) -> list[int]:
-    return [int(reading.meter.name[-12:], 16) for reading in look.readings]
+def slots(poll: PollResult) -> list[int]:
+    return [int(reading.meter.name[-12:], 16) for reading in poll.readings]
 
 
-def failed(look: PollResult) -> dict[int, str]:
-    return {int(failure.meter.name[-12:], 16): failure.reason for failure in look.failures}
+def failed(poll: PollResult) -> dict[int, str]:
+    return {int(failure.meter.name[-12:], 16): failure.reason for failure in poll.failures}
 
 
 # ---- what a look says ----------------------------------------------------------------------------
@@ -44,9 +44,9 @@ def test_a_look_says_all_there_is(bench: MakeBench) -> None:
     place.scenario.set_utilisation(0, gpu_pct=80, memory_pct=25, encoder_pct=1, decoder_pct=2)
     place.scenario.throttle(0, 270, True)
     place.scenario.advance(2 * SECOND)
-    look = sensor.look(processes=False)
-    (reading,), (status,) = look.readings, look.statuses
-    assert look.failures == ()
+    poll = sensor.poll(processes=False)
+    (reading,), (status,) = poll.readings, poll.statuses
+    assert poll.failures == ()
     assert reading.meter == meter()
     assert 0 < reading.t_ns - (place.scenario.now_ns() + SHIFT_NS) < 1000
     assert reading.energy_uj == 9_000_000 + 500_000_000
@@ -96,7 +96,7 @@ def test_the_reading_is_as_of_the_middle_of_the_call(bench: MakeBench) -> None:
 
     card.device._energy = slow
     before_ns = place.scenario.now_ns() + SHIFT_NS
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert reading.t_ns - before_ns == pytest.approx(20 * MS, abs=1000)
 
 
@@ -107,14 +107,14 @@ def test_what_a_gpu_does_not_know_is_absent(bench: MakeBench) -> None:
     place.scenario.inject("nvmlDeviceGetTemperature", pynvml.NVML_ERROR_NOT_SUPPORTED)
     place.scenario.inject("nvmlDeviceGetPowerUsage", pynvml.NVML_ERROR_NOT_SUPPORTED)
     place.scenario.inject("field.185", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    (status,) = sensor.look(processes=True).statuses
+    (status,) = sensor.poll(processes=True).statuses
     assert status.mig is True
     assert status.values["power_watts"] == 50.0  # the instant, where there is no mean
     assert not {"utilization_ratio", "temperature_celsius", "encoder_utilization_ratio"} & set(
         status.values
     )
     place.scenario.inject("field.186", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    (status,) = sensor.look(processes=False).statuses
+    (status,) = sensor.poll(processes=False).statuses
     assert "power_watts" not in status.values
 
 
@@ -130,7 +130,7 @@ def test_processes_with_their_starts_memory_and_sm_time(bench: MakeBench) -> Non
     place.scenario.set_process(0, Process(pid=13))
     place.scenario.set_utilisation(0, gpu_pct=85)
     place.scenario.advance(2 * SECOND)
-    busy, idle = sensor.look(processes=True).readings
+    busy, idle = sensor.poll(processes=True).readings
     tick_ns = SECOND // os.sysconf("SC_CLK_TCK")
     assert busy.processes is not None
     assert {(p.pid, p.started_ns, p.memory_bytes, p.sm_time_ns) for p in busy.processes} == {
@@ -149,7 +149,7 @@ def test_sm_time_is_unknown_between_two_samples_of_the_driver(bench: MakeBench) 
     place.scenario.set_utilisation(0, gpu_pct=50)
 
     def sm_time() -> int | None:
-        (reading,) = sensor.look(processes=True).readings
+        (reading,) = sensor.poll(processes=True).readings
         assert reading.processes is not None
         return reading.processes[0].sm_time_ns
 
@@ -170,7 +170,7 @@ def test_garbage_utilisation_is_refused(bench: MakeBench) -> None:
     place.scenario.set_process(0, Process(pid=12, sm_pct=40))
     place.scenario.set_process(0, Process(pid=13, sm_pct=40, stale_us=3600 * 10**6))
     place.scenario.advance(SECOND)
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     assert {p.pid: p.sm_time_ns for p in reading.processes or ()} == {
         11: None,
         12: 400 * MS,
@@ -189,7 +189,7 @@ def test_a_process_that_has_ended_keeps_what_it_used(bench: MakeBench) -> None:
         SmSample(11, now_us, 50),
         SmSample(99, now_us, 50),
     ]
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     # 99 is neither on the GPU nor anywhere else: nobody could be billed for it.
     assert {p.pid: p.sm_time_ns for p in reading.processes or ()} == {11: SECOND // 2, 12: 0}
 
@@ -199,7 +199,7 @@ def test_pids_are_right_with_every_layout(bench: MakeBench, layout: Layout) -> N
     place = bench(layout=layout)
     for pid in (101, 202, 303):
         place.scenario.set_process(0, Process(pid=pid, memory_bytes=pid))
-    (reading,) = place.sensor().look(processes=True).readings
+    (reading,) = place.sensor().poll(processes=True).readings
     assert [(p.pid, p.memory_bytes) for p in reading.processes or ()] == [
         (101, 101),
         (202, 202),
@@ -212,7 +212,7 @@ def test_busy_is_what_the_engines_say_whoever_is_on_the_card(bench: MakeBench) -
     sensor = place.sensor()
 
     def busy(*, processes: bool = False) -> bool | None:
-        return sensor.look(processes=processes).readings[0].busy
+        return sensor.poll(processes=processes).readings[0].busy
 
     assert busy() is False
     place.scenario.set_process(0, Process(pid=11))
@@ -225,7 +225,7 @@ def test_busy_is_what_the_engines_say_whoever_is_on_the_card(bench: MakeBench) -
     place.scenario.inject("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
     assert busy() is None
     place.scenario.inject("*", pynvml.NVML_ERROR_TIMEOUT, gpu=0)
-    assert sensor.look(processes=True).readings == ()
+    assert sensor.poll(processes=True).readings == ()
 
 
 def test_a_driver_without_process_lists_is_judged_by_use(bench: MakeBench) -> None:
@@ -235,7 +235,7 @@ def test_a_driver_without_process_lists_is_judged_by_use(bench: MakeBench) -> No
         place.scenario.inject(
             f"nvmlDeviceGet{name}RunningProcesses_v3", pynvml.NVML_ERROR_NOT_SUPPORTED
         )
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     assert (reading.processes, reading.busy) == (None, False)
 
 
@@ -245,7 +245,7 @@ def test_utilisation_that_fails_leaves_the_processes(bench: MakeBench) -> None:
     place.scenario.set_process(0, Process(pid=11, sm_pct=50))
     place.scenario.advance(SECOND)
     place.scenario.inject("nvmlDeviceGetProcessUtilization", 999)
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     assert [(p.pid, p.sm_time_ns) for p in reading.processes or ()] == [(11, None)]
 
 
@@ -255,11 +255,11 @@ def test_utilisation_that_fails_leaves_the_processes(bench: MakeBench) -> None:
 def test_without_a_counter_there_are_samples_in_node_time(bench: MakeBench) -> None:
     place = bench([Gpu(has_energy_counter=False)])
     sensor = place.sensor()
-    look = sensor.look(processes=False)
-    assert look.readings[0].energy_uj is None
+    poll = sensor.poll(processes=False)
+    assert poll.readings[0].energy_uj is None
     place.scenario.set_power(0, 250_000)
     now_ns = place.scenario.advance(SECOND)
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert reading.energy_uj is None
     assert reading.power_mw == 250_000
     assert [s.t_ns for s in reading.samples] == [
@@ -269,7 +269,7 @@ def test_without_a_counter_there_are_samples_in_node_time(bench: MakeBench) -> N
     assert reading.t_ns >= now_ns + SHIFT_NS
     place.scenario.set_power(0, 100_000)
     place.scenario.advance(100 * MS)
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert [s.power_mw for s in reading.samples] == [100_000] * 5
     assert sensor.poll_energy([meter()]) == []
 
@@ -283,7 +283,7 @@ def test_samples_survive_a_step_of_the_wall_clock(bench: MakeBench, step_s: int)
         if i == 10:
             place.scenario.step_wall_clock(step_s * SECOND)
         now_ns = place.scenario.advance(SECOND)
-        (reading,) = sensor.look(processes=False).readings
+        (reading,) = sensor.poll(processes=False).readings
         times = [s.t_ns for s in reading.samples]
         assert all(now_ns + SHIFT_NS - SECOND < t <= reading.t_ns for t in times)
         seen += times
@@ -297,14 +297,14 @@ def test_power_alone_is_enough_and_none_at_all_is_a_failure(bench: MakeBench) ->
     place.scenario.advance(SECOND)
     place.scenario.inject("nvmlDeviceGetSamples", pynvml.NVML_ERROR_UNKNOWN)
     place.scenario.inject("field.186", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert (reading.energy_uj, reading.power_mw, reading.samples) == (None, 50_000, ())
     place.scenario.inject("nvmlDeviceGetPowerUsage", pynvml.NVML_ERROR_TIMEOUT)
-    look = sensor.look(processes=False)
-    assert look.readings == ()
-    assert failed(look) == {0: "timeout"}
+    poll = sensor.poll(processes=False)
+    assert poll.readings == ()
+    assert failed(poll) == {0: "timeout"}
     place.scenario.clear()
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert len(reading.samples) == 50  # nothing of the buffer was lost meanwhile
 
 
@@ -317,25 +317,25 @@ def test_a_failing_counter_is_a_failure_and_never_another_method(bench: MakeBenc
         (pynvml.NVML_ERROR_UNKNOWN, "unknown"),
     ):
         fault = place.scenario.inject(ENERGY, code, gpu=1)
-        look = sensor.look(processes=False)
-        assert slots(look) == [0]
-        assert failed(look) == {1: reason}
+        poll = sensor.poll(processes=False)
+        assert slots(poll) == [0]
+        assert failed(poll) == {1: reason}
         place.scenario.clear(fault)
-        assert slots(sensor.look(processes=False)) == [0, 1]
+        assert slots(sensor.poll(processes=False)) == [0, 1]
     # Nor after the driver was opened again.
     place.scenario.inject(ENERGY, pynvml.NVML_ERROR_NOT_SUPPORTED, gpu=1)
     sensor.close()
     sensor.open()
-    assert failed(sensor.look(processes=False)) == {1: "not_supported"}
+    assert failed(sensor.poll(processes=False)) == {1: "not_supported"}
 
 
 def test_whether_there_is_a_counter_is_asked_until_it_is_known(bench: MakeBench) -> None:
     place = bench([Gpu(), Gpu(has_energy_counter=False)])
     fault = place.scenario.inject(ENERGY, pynvml.NVML_ERROR_TIMEOUT)
     sensor = place.sensor()
-    assert failed(sensor.look(processes=False)) == {0: "timeout", 1: "timeout"}
+    assert failed(sensor.poll(processes=False)) == {0: "timeout", 1: "timeout"}
     place.scenario.clear(fault)
-    with_counter, without = sensor.look(processes=False).readings
+    with_counter, without = sensor.poll(processes=False).readings
     assert with_counter.energy_uj is not None
     assert without.energy_uj is None
 
@@ -345,13 +345,13 @@ def test_integrated_samples_are_the_true_energy(bench: MakeBench) -> None:
     place = bench([Gpu(has_energy_counter=False)])
     sensor = place.sensor()
     rng = random.Random(3)
-    (before,) = sensor.look(processes=False).readings
+    (before,) = sensor.poll(processes=False).readings
     begun_ns, energy_uj, covered_ns = place.scenario.now_ns(), 0, 0
     for _ in range(200):
         for _ in range(rng.randrange(1, 6)):
             place.scenario.set_power(0, rng.randrange(50_000, 400_000))
             place.scenario.advance(rng.randrange(10, 400) * MS)
-        (now,) = sensor.look(processes=False).readings
+        (now,) = sensor.poll(processes=False).readings
         (part,) = between(before, now)
         assert isinstance(part, Interval)
         assert part.method is Method.INTEGRATED

@@ -52,14 +52,14 @@ def looked(
 ) -> tuple[Bench, NvmlSensor, Reading, DeviceStatus]:
     place = bench([gpu])
     sensor = place.sensor()
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     return (place, sensor, *again(place, sensor, seconds))
 
 
 def again(place: Bench, sensor: NvmlSensor, seconds: int = 2) -> tuple[Reading, DeviceStatus]:
     place.scenario.advance(seconds * SECOND)
-    look = sensor.look(processes=True)
-    return look.readings[0], look.statuses[0]
+    poll = sensor.poll(processes=True)
+    return poll.readings[0], poll.statuses[0]
 
 
 def test_a_hopper_tells_its_health_and_what_was_at_work(bench: MakeBench) -> None:
@@ -102,7 +102,7 @@ def test_a_hopper_tells_its_health_and_what_was_at_work(bench: MakeBench) -> Non
         ("nvlink_errors", "crc_data"): 0,
         ("nvlink_errors", "replay"): 5,
         ("nvlink_errors", "recovery"): 0,
-        ("pcie_replays", ""): 0,
+        ("pcie_replay", ""): 0,
     }
     _, status = again(place, sensor)
     assert status.counts["pcie_bytes", "transmit"] == pytest.approx(400 * MIB, rel=1e-6)
@@ -140,7 +140,7 @@ def test_gpm_without_rights_is_absent(bench: MakeBench, function: str) -> None:
     place = bench([HOPPER])
     place.scenario.inject(function, pynvml.NVML_ERROR_NO_PERMISSION)
     sensor = place.sensor()
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     reading, status = again(place, sensor)
     assert reading.tensor_ppm is None and "tensor_active_ratio" not in status.values
     assert reading.energy_uj is not None
@@ -150,7 +150,7 @@ def test_a_card_that_is_cut_tells_no_tensor_activity_of_the_whole(bench: MakeBen
     place = bench([HOPPER])
     place.scenario.set_mig_mode(0, True)
     sensor = place.sensor()
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     assert again(place, sensor)[0].tensor_ppm is None
 
 
@@ -159,7 +159,7 @@ def test_all_of_it_is_asked_on_the_slow_beat_only(bench: MakeBench) -> None:
     place.scenario.reset_calls()
     for _ in range(5):
         place.scenario.advance(SECOND)
-        status = sensor.look(processes=False).statuses[0]
+        status = sensor.poll(processes=False).statuses[0]
     calls = place.scenario.calls()
     assert "nvmlGpmSampleGet" not in calls and "nvmlDeviceGetPerformanceState" not in calls
     assert calls["nvmlDeviceGetFieldValues"] == 5
@@ -167,22 +167,22 @@ def test_all_of_it_is_asked_on_the_slow_beat_only(bench: MakeBench) -> None:
     for after_s, asked in ((5, 2), (2, 1)):
         place.scenario.reset_calls()
         place.scenario.advance(after_s * SECOND)
-        sensor.look(processes=True)
+        sensor.poll(processes=True)
         calls = place.scenario.calls()
         assert calls["nvmlDeviceGetFieldValues"] == asked
         assert calls["nvmlGpmSampleGet"] == calls["nvmlGpmMetricsGet"] == 1
     place.scenario.reset_calls()
     place.scenario.advance(SECOND)
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     assert "nvmlGpmSampleGet" not in place.scenario.calls(), "lists of a shared card come faster"
 
 
 def test_samples_that_are_too_near_are_not_taken(bench: MakeBench) -> None:
     place, sensor, _, before = looked(bench, HOPPER)
     place.scenario.advance(50 * MS)
-    look = sensor.look(processes=True)
-    assert look.readings[0].tensor_ppm is None
-    assert look.statuses[0].counts == before.counts
+    poll = sensor.poll(processes=True)
+    assert poll.readings[0].tensor_ppm is None
+    assert poll.statuses[0].counts == before.counts
 
 
 def test_xids_are_counted_by_number_and_the_last_is_known(
@@ -191,19 +191,19 @@ def test_xids_are_counted_by_number_and_the_last_is_known(
     place = bench([HOPPER, A100])
     place.scenario.raise_xid(0, 31)  # before the daemon began
     sensor = place.sensor()
-    assert [each.last_xid for each in sensor.look(processes=False).statuses] == [0, 0]
+    assert [each.last_xid for each in sensor.poll(processes=False).statuses] == [0, 0]
     for xid in (79, 48, 79):
         place.scenario.raise_xid(1, xid)
-    one, other = sensor.look(processes=False).statuses
+    one, other = sensor.poll(processes=False).statuses
     assert one.counts == {}
     assert other.counts == {("xid_errors", "79"): 2, ("xid_errors", "48"): 1}
     assert other.last_xid == 79 and "Xid 48" in caplog.text
     # A counter, not a state that never clears; and a reload of the driver forgets nothing.
     place.scenario.reload()
     place.scenario.advance(20 * SECOND)
-    sensor.look(processes=False)
+    sensor.poll(processes=False)
     place.scenario.raise_xid(1, 48)
-    other = sensor.look(processes=True).statuses[1]
+    other = sensor.poll(processes=True).statuses[1]
     assert {key: n for key, n in other.counts.items() if key[0] == "xid_errors"} == {
         ("xid_errors", "79"): 2,
         ("xid_errors", "48"): 2,
@@ -216,7 +216,7 @@ def test_without_events_there_is_no_xid_at_all(bench: MakeBench, function: str) 
     place.scenario.inject(function, pynvml.NVML_ERROR_NOT_SUPPORTED)
     sensor = place.sensor()
     place.scenario.raise_xid(0, 79)
-    (status,) = sensor.look(processes=True).statuses
+    (status,) = sensor.poll(processes=True).statuses
     assert status.last_xid is None
     assert ("xid_errors", "79") not in status.counts
 
@@ -228,13 +228,13 @@ def test_figures_that_cannot_be_are_refused_and_counted(bench: MakeBench) -> Non
     _, status = again(place, sensor, 5)
     assert ("ecc_errors", "corrected") not in status.counts
     assert not {"remapped_rows_pending", "performance_state", "pcie_lanes"} & status.values.keys()
-    assert sensor.look(processes=False).rejected["health_implausible"] == 2
+    assert sensor.poll(processes=False).rejected["health_implausible"] == 2
 
 
 def test_a_counter_of_32_bits_is_one(bench: MakeBench) -> None:
     place, sensor, *_ = looked(bench, A100)
     place.scenario.set_figure(0, 94, (7 << 32) + 3, is_32_bits=True)
-    assert again(place, sensor, 5)[1].counts["pcie_replays", ""] == 3
+    assert again(place, sensor, 5)[1].counts["pcie_replay", ""] == 3
 
 
 def view_of(status: DeviceStatus) -> Snapshot:
@@ -264,7 +264,7 @@ def test_a_card_has_at_most_60_series_whatever_it_tells(bench: MakeBench) -> Non
     known = {m.name for m in (*DEVICE_COUNTERS.values(), *DEVICE_GAUGES.values())}
     assert known - shown == {
         # Of a card that remaps rows there are none.
-        "joulebook_gpu_retired_pages_total",
+        "joulebook_gpu_retired_pages",
         "joulebook_gpu_retired_pages_pending",
     }
     xids = {label: n for (name, label), n in status.counts.items() if name == "xid_errors"}

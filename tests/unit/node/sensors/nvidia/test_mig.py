@@ -32,13 +32,13 @@ def cut(bench: MakeBench, gpu: Gpu = H100, *instances: Instance) -> tuple[Bench,
     for each in instances or (LARGE, SMALL):
         place.scenario.create_instance(0, each)
     sensor = place.sensor()
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     return place, sensor
 
 
-def look(place: Bench, sensor: NvmlSensor, after_ns: int = SECOND) -> Reading:
+def poll(place: Bench, sensor: NvmlSensor, after_ns: int = SECOND) -> Reading:
     place.scenario.advance(after_ns)
-    (reading,) = sensor.look(processes=True).readings
+    (reading,) = sensor.poll(processes=True).readings
     return reading
 
 
@@ -67,7 +67,7 @@ def test_layouts_are_those_of_the_binding() -> None:
 
 def test_a_card_says_what_it_is_cut_into(bench: MakeBench) -> None:
     place, sensor = cut(bench)
-    (status,) = sensor.look(processes=False).statuses
+    (status,) = sensor.poll(processes=False).statuses
     assert status.mig is True
     assert status.slices == 7
     assert status.instances == (
@@ -75,11 +75,11 @@ def test_a_card_says_what_it_is_cut_into(bench: MakeBench) -> None:
         readings.Instance("MIG-small", 7, 0, 1, "1g.10gb"),
     )
     assert status.rooms == {"MIG-large": pytest.approx(3 / 7), "MIG-small": pytest.approx(1 / 7)}
-    assert sensor.look(processes=False).readings[0].instances is None, "only the slow look asks"
+    assert sensor.poll(processes=False).readings[0].instances is None, "only the slow look asks"
     # Energy is the card's, once.
-    assert len(sensor.look(processes=True).readings) == 1
+    assert len(sensor.poll(processes=True).readings) == 1
     place.scenario.set_mig_mode(0, False)
-    (status,) = sensor.look(processes=True).statuses
+    (status,) = sensor.poll(processes=True).statuses
     assert (status.mig, status.slices, status.instances) == (False, 0, ())
 
 
@@ -89,7 +89,7 @@ def test_a_card_says_what_it_is_cut_into(bench: MakeBench) -> None:
 def test_uuids_old_and_new(bench: MakeBench, uuid: str) -> None:
     instance = Instance(uuid=uuid, gpu_instance=7)
     _, sensor = cut(bench, H100, instance)
-    (status,) = sensor.look(processes=False).statuses
+    (status,) = sensor.poll(processes=False).statuses
     assert [each.uuid for each in status.instances] == [uuid]
     assert status.instance(uuid) == status.instances[0]
     # The old form says which instance it is, whatever the driver calls it.
@@ -102,26 +102,26 @@ def test_gpm_tells_how_busy_each_instance_was_between_two_looks(bench: MakeBench
     place, sensor = cut(bench)
     place.scenario.set_instance_activity(0, 0, 80)
     place.scenario.set_instance_activity(0, 1, 15)
-    assert look(place, sensor).instances == (
+    assert poll(place, sensor).instances == (
         InstanceUse("MIG-large", 3, 7, 800_000),
         InstanceUse("MIG-small", 1, 7, 150_000),
     )
     place.scenario.set_instance_activity(0, 1, 0)
-    assert active(look(place, sensor)) == {"MIG-large": 800_000, "MIG-small": 0}
+    assert active(poll(place, sensor)) == {"MIG-large": 800_000, "MIG-small": 0}
 
 
 def test_samples_are_further_apart_than_100_ms(bench: MakeBench) -> None:
     place, sensor = cut(bench)
     place.scenario.set_instance_activity(0, 0, 80)
-    look(place, sensor)
+    poll(place, sensor)
     place.scenario.set_instance_activity(0, 0, 20)
-    assert active(look(place, sensor, 60 * MS))["MIG-large"] == 800_000, "the last figure stands"
-    assert active(look(place, sensor, 60 * MS))["MIG-large"] == 200_000, "120 ms after the last"
+    assert active(poll(place, sensor, 60 * MS))["MIG-large"] == 800_000, "the last figure stands"
+    assert active(poll(place, sensor, 60 * MS))["MIG-large"] == 200_000, "120 ms after the last"
 
 
 def test_before_hopper_nobody_knows(bench: MakeBench) -> None:
     place, sensor = cut(bench, A100)
-    assert active(look(place, sensor)) == {"MIG-large": None, "MIG-small": None}
+    assert active(poll(place, sensor)) == {"MIG-large": None, "MIG-small": None}
     assert "nvmlGpmSampleAlloc" not in place.scenario.calls()
 
 
@@ -131,11 +131,11 @@ def test_instances_come_and_go_at_run_time(
     caplog.set_level(logging.INFO)
     place, sensor = cut(bench)
     place.scenario.set_instance_activity(0, 0, 80)
-    look(place, sensor)
+    poll(place, sensor)
     place.scenario.destroy_instance(0, 0)
     half = Instance(uuid="MIG-half", gpu_instance=1, gpu_slices=2, compute_slices=2)
     place.scenario.create_instance(0, half)
-    reading = look(place, sensor)
+    reading = poll(place, sensor)
     assert {each.uuid: each.slices for each in reading.instances or ()} == {
         "MIG-half": 2,
         "MIG-small": 1,
@@ -144,13 +144,13 @@ def test_instances_come_and_go_at_run_time(
     assert held_samples(place.scenario) == 5, "two for each, one for the card"
     place.scenario.destroy_instance(0, 0)
     place.scenario.destroy_instance(0, 1)
-    assert look(place, sensor).instances == ()
+    assert poll(place, sensor).instances == ()
 
 
 def test_samples_are_freed(bench: MakeBench) -> None:
     place, sensor = cut(bench)
     for _ in range(20):
-        look(place, sensor)
+        poll(place, sensor)
     sensor.close()
     assert place.scenario.calls()["nvmlGpmSampleAlloc"] == 5, "two for each, one for the card"
     assert held_samples(place.scenario) == 0
@@ -159,15 +159,15 @@ def test_samples_are_freed(bench: MakeBench) -> None:
 def test_an_instance_that_dies_while_it_is_asked_about_is_left_out(bench: MakeBench) -> None:
     place, sensor = cut(bench)
     place.scenario.inject("nvmlDeviceGetAttributes_v2", pynvml.NVML_ERROR_INVALID_ARGUMENT, count=1)
-    assert set(active(look(place, sensor))) == {"MIG-small"}
-    assert set(active(look(place, sensor))) == {"MIG-large", "MIG-small"}
+    assert set(active(poll(place, sensor))) == {"MIG-small"}
+    assert set(active(poll(place, sensor))) == {"MIG-large", "MIG-small"}
 
 
 def test_a_list_of_instances_that_fails_is_no_empty_one(bench: MakeBench) -> None:
     place, sensor = cut(bench)
     place.scenario.inject("nvmlDeviceGetMigDeviceHandleByIndex", pynvml.NVML_ERROR_UNKNOWN)
-    assert look(place, sensor).instances is None
-    (status,) = sensor.look(processes=False).statuses
+    assert poll(place, sensor).instances is None
+    (status,) = sensor.poll(processes=False).statuses
     assert len(status.instances) == 2, "what is known of the card stays"
 
 
@@ -175,11 +175,11 @@ def test_a_list_of_instances_that_fails_is_no_empty_one(bench: MakeBench) -> Non
 def test_gpm_that_fails_is_not_known_and_recovers(bench: MakeBench, function: str) -> None:
     place, sensor = cut(bench)
     place.scenario.set_instance_activity(0, 0, 50)
-    look(place, sensor)
+    poll(place, sensor)
     fault = place.scenario.inject(function, pynvml.NVML_ERROR_UNKNOWN)
-    assert active(look(place, sensor)) == {"MIG-large": None, "MIG-small": None}
+    assert active(poll(place, sensor)) == {"MIG-large": None, "MIG-small": None}
     place.scenario.clear(fault)
-    assert active(look(place, sensor))["MIG-large"] == 500_000
+    assert active(poll(place, sensor))["MIG-large"] == 500_000
     sensor.close()
     assert held_samples(place.scenario) == 0
 
@@ -188,7 +188,7 @@ def test_more_than_everything_is_refused_and_counted(bench: MakeBench) -> None:
     place, sensor = cut(bench)
     place.scenario.set_instance_activity(0, 0, 5_000)
     place.scenario.advance(SECOND)
-    seen = sensor.look(processes=True)
+    seen = sensor.poll(processes=True)
     assert active(seen.readings[0])["MIG-large"] is None
     assert seen.rejected == {gpm.IMPLAUSIBLE: 1}
 
@@ -198,9 +198,9 @@ def test_slices_of_no_compute_instance_did_no_work(bench: MakeBench) -> None:
     part = Instance(uuid="MIG-1c.3g", gpu_instance=1, gpu_slices=3, compute_slices=1)
     place, sensor = cut(bench, H100, part)
     place.scenario.set_instance_activity(0, 0, 33)
-    assert look(place, sensor).instances == (InstanceUse("MIG-1c.3g", 1, 7, 990_000),)
+    assert poll(place, sensor).instances == (InstanceUse("MIG-1c.3g", 1, 7, 990_000),)
     place.scenario.set_instance_activity(0, 0, 50)
-    assert active(look(place, sensor)) == {"MIG-1c.3g": 1_000_000}, "no more than all of it"
+    assert active(poll(place, sensor)) == {"MIG-1c.3g": 1_000_000}, "no more than all of it"
 
 
 def test_a_process_says_on_which_instance_it_runs(bench: MakeBench) -> None:
@@ -210,7 +210,7 @@ def test_a_process_says_on_which_instance_it_runs(bench: MakeBench) -> None:
         0, Process(pid=11, gpu_instance=7, compute_instance=0, memory_bytes=5)
     )
     place.scenario.set_process(0, Process(pid=12, gpu_instance=9, compute_instance=0))
-    uses = look(place, sensor).processes or ()
+    uses = poll(place, sensor).processes or ()
     assert {(use.pid, use.instance, use.memory_bytes, use.sm_time_ns) for use in uses} == {
         (11, "MIG-small", 5, None),
         (12, "", 0, None),  # of an instance that was made since the list of instances
@@ -220,28 +220,28 @@ def test_a_process_says_on_which_instance_it_runs(bench: MakeBench) -> None:
 def test_a_cut_card_is_idle_when_nothing_runs_on_it(bench: MakeBench) -> None:
     place, sensor = cut(bench, A100)
     place.scenario.inject("nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    idle = look(place, sensor)
+    idle = poll(place, sensor)
     place.scenario.set_process(0, Process(pid=11, gpu_instance=7, compute_instance=0))
-    used = look(place, sensor)
+    used = poll(place, sensor)
     assert (idle.busy, used.busy) == (None, None)  # before Hopper no card tells
     assert is_at_rest(idle, idle) and not is_at_rest(idle, used)
 
 
 def test_a_cut_card_is_busy_when_an_instance_is(bench: MakeBench) -> None:
     place, sensor = cut(bench)
-    look(place, sensor)
-    assert look(place, sensor).busy is False
+    poll(place, sensor)
+    assert poll(place, sensor).busy is False
     place.scenario.set_instance_activity(0, 0, 50)
-    assert look(place, sensor).busy is True
+    assert poll(place, sensor).busy is True
 
 
 def test_a_driver_reload_frees_nothing_twice_and_goes_on(bench: MakeBench) -> None:
     place, sensor = cut(bench)
-    look(place, sensor)
+    poll(place, sensor)
     place.scenario.reload()
     place.scenario.set_instance_activity(0, 0, 40)
-    look(place, sensor)
-    assert active(look(place, sensor))["MIG-large"] == 400_000
+    poll(place, sensor)
+    assert active(poll(place, sensor))["MIG-large"] == 400_000
 
 
 def test_the_doctor_sees_what_a_card_is_cut_into(bench: MakeBench) -> None:

@@ -51,9 +51,9 @@ def played(place: Bench, hwmon: Path | None, seconds: int = 30) -> Run:
     claim = None
     for _ in range(seconds):
         place.scenario.advance(SECOND)
-        look = gpus.look(processes=True)
-        readings = (*look.readings, *(boards.look(processes=False).readings if boards else ()))
-        claim = claim or Claim(JOB, look.readings[0].meter, place.clock.now_ns(), None,
+        poll = gpus.poll(processes=True)
+        readings = (*poll.readings, *(boards.poll(processes=False).readings if boards else ()))
+        claim = claim or Claim(JOB, poll.readings[0].meter, place.clock.now_ns(), None,
                                Evidence.PROLOG)  # fmt: skip
         before = run.books
         run.take(Tick(place.clock.now_ns(), readings=readings, claims=(claim,),
@@ -87,7 +87,7 @@ def test_the_gauge_is_the_gpus_own_power(bench: MakeBench, tmp_path: Path) -> No
     sensor = NvmlSensor(place.clock, sysfs=place.sysfs, hwmon=board(tmp_path / "board").hwmon)
     sensor.open()
     place.scenario.advance(2 * SECOND)
-    (status,) = sensor.look(processes=False).statuses
+    (status,) = sensor.poll(processes=False).statuses
     assert status.values["power_watts"] == GPU_W
 
 
@@ -183,24 +183,24 @@ def test_a_jetson_is_read_by_its_rails(bench: MakeBench, tmp_path: Path) -> None
         place.scenario.inject(call, pynvml.NVML_ERROR_NOT_SUPPORTED)
     sensor = NvmlSensor(place.clock, sysfs=place.sysfs, hwmon=machine.hwmon)
     sensor.open()
-    look = sensor.look(processes=False)
-    assert [(r.energy_uj, r.power_mw) for r in look.readings] == [(None, 5_000)]
+    poll = sensor.poll(processes=False)
+    assert [(r.energy_uj, r.power_mw) for r in poll.readings] == [(None, 5_000)]
     boards = HwmonSensor(place.clock, machine.hwmon, gpu=False)
     boards.open()
-    reported = {r.meter: r.power_mw for r in boards.look(processes=False).readings}
+    reported = {r.meter: r.power_mw for r in boards.poll(processes=False).readings}
     assert reported == {JETSON_CPU: 10_000, JETSON_BOARD: 15_000}
     alone = HwmonSensor(place.clock, machine.hwmon)
     alone.open()
-    assert JETSON_GPU in {r.meter for r in alone.look(processes=False).readings}
+    assert JETSON_GPU in {r.meter for r in alone.poll(processes=False).readings}
 
 
 def test_a_gpu_of_which_nothing_is_told_is_a_gap_and_never_0_joules(bench: MakeBench) -> None:
     place = bench([Gpu(name="Orin", has_energy_counter=False)])
     for call in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetSamples", "nvmlDeviceGetFieldValues"):
         place.scenario.inject(call, pynvml.NVML_ERROR_NOT_SUPPORTED)
-    look = place.sensor().look(processes=False)
-    assert look.readings == ()
-    assert [failure.reason for failure in look.failures] == ["not_supported"]
+    poll = place.sensor().poll(processes=False)
+    assert poll.readings == ()
+    assert [failure.reason for failure in poll.failures] == ["not_supported"]
 
 
 def test_a_board_whose_gpu_tells_its_own_power_is_left_as_it_is(

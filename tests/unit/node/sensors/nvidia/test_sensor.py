@@ -32,12 +32,12 @@ def meter(slot: int = 0) -> Meter:
     return Meter(Component.GPU, f"GPU-00000000-0000-0000-0000-{slot:012x}")
 
 
-def slots(look: PollResult) -> list[int]:
-    return [int(reading.meter.name[-12:], 16) for reading in look.readings]
+def slots(poll: PollResult) -> list[int]:
+    return [int(reading.meter.name[-12:], 16) for reading in poll.readings]
 
 
-def failed(look: PollResult) -> dict[int, str]:
-    return {int(failure.meter.name[-12:], 16): failure.reason for failure in look.failures}
+def failed(poll: PollResult) -> dict[int, str]:
+    return {int(failure.meter.name[-12:], 16): failure.reason for failure in poll.failures}
 
 
 # ---- looks and glances ---------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_one_init_and_one_call_for_the_fields_of_each_gpu(bench: MakeBench) -> N
     sensor = NvmlSensor(place.clock)
     sensor.open()
     for _ in range(10):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     calls = place.scenario.calls()
     assert calls[INIT] == 1
     assert calls["nvmlDeviceGetFieldValues"] == 10 * 4
@@ -78,10 +78,10 @@ def test_a_lost_gpu_fails_and_the_others_go_on(bench: MakeBench) -> None:
     sensor = place.sensor()
     place.scenario.inject("*", LOST, gpu=1)
     for _ in range(5):
-        look = sensor.look(processes=True)
-        assert slots(look) == [0, 2]
-        assert failed(look) == {1: "gpu_is_lost"}
-        assert [s.meter for s in look.statuses if s.values] == [meter(0), meter(2)]
+        poll = sensor.poll(processes=True)
+        assert slots(poll) == [0, 2]
+        assert failed(poll) == {1: "gpu_is_lost"}
+        assert [s.meter for s in poll.statuses if s.values] == [meter(0), meter(2)]
         place.scenario.advance(SECOND)
 
 
@@ -93,7 +93,7 @@ def test_a_lost_gpu_is_sought_again_ever_less_often(bench: MakeBench) -> None:
     for second in range(7200):
         place.scenario.advance(SECOND)
         before = place.scenario.calls().get(INIT, 0)
-        assert slots(sensor.look(processes=False)) == [0]
+        assert slots(sensor.poll(processes=False)) == [0]
         if place.scenario.calls().get(INIT, 0) > before:
             opened_at.append(second)
     gaps = [b - a for a, b in pairwise(opened_at)]
@@ -102,17 +102,17 @@ def test_a_lost_gpu_is_sought_again_ever_less_often(bench: MakeBench) -> None:
     assert len(opened_at) < 12
     place.scenario.clear(fault)
     place.scenario.advance(REOPEN_MOST_NS)
-    sensor.look(processes=False)
-    look = sensor.look(processes=False)
-    assert slots(look) == [0, 1]
-    assert look.failures == ()
+    sensor.poll(processes=False)
+    poll = sensor.poll(processes=False)
+    assert slots(poll) == [0, 1]
+    assert poll.failures == ()
     # Once all is well again for a while, the next loss is acted on at once.
     place.scenario.advance(2 * REOPEN_MOST_NS)
-    sensor.look(processes=False)
+    sensor.poll(processes=False)
     place.scenario.reset_calls()
     place.scenario.inject("*", LOST, gpu=1, count=1)
-    sensor.look(processes=False)
-    assert slots(sensor.look(processes=False)) == [0, 1]
+    sensor.poll(processes=False)
+    assert slots(sensor.poll(processes=False)) == [0, 1]
     assert place.scenario.calls()[INIT] == 1
 
 
@@ -120,35 +120,35 @@ def test_a_gpu_that_was_pulled_stays_known(bench: MakeBench) -> None:
     place = bench([Gpu(), Gpu()])
     sensor = place.sensor()
     place.scenario.reload(order=[1])
-    look = sensor.look(processes=False)
-    assert slots(look) == [1]
-    assert failed(look) == {0: "gpu_not_found"}
-    assert [(s.meter, s.index) for s in look.statuses] == [(meter(1), 0)]
+    poll = sensor.poll(processes=False)
+    assert slots(poll) == [1]
+    assert failed(poll) == {0: "gpu_not_found"}
+    assert [(s.meter, s.index) for s in poll.statuses] == [(meter(1), 0)]
     assert [r.meter for r in sensor.poll_energy([meter(0), meter(1)])] == [meter(1)]
 
 
 def test_a_driver_reload_costs_no_look_and_keeps_the_meters(bench: MakeBench) -> None:
     place = bench([Gpu(counter_base_mj=10**9), Gpu(counter_base_mj=10**9)])
     sensor = place.sensor()
-    sensor.look(processes=True)
+    sensor.poll(processes=True)
     place.scenario.reload(order=[1, 0])
     place.scenario.advance(5 * SECOND)
     assert sensor.poll_energy([meter(0)]) == []
-    look = sensor.look(processes=False)
-    assert look.failures == ()
-    assert {s.meter: s.index for s in look.statuses} == {meter(0): 1, meter(1): 0}
-    assert [r.uptime_ns for r in look.readings] == [5 * SECOND] * 2
-    assert all((r.energy_uj or 0) < 10**12 for r in look.readings)
+    poll = sensor.poll(processes=False)
+    assert poll.failures == ()
+    assert {s.meter: s.index for s in poll.statuses} == {meter(0): 1, meter(1): 0}
+    assert [r.uptime_ns for r in poll.readings] == [5 * SECOND] * 2
+    assert all((r.energy_uj or 0) < 10**12 for r in poll.readings)
     assert place.scenario.calls()[INIT] == 1
-    assert [r.busy for r in look.readings] == [False, False]
+    assert [r.busy for r in poll.readings] == [False, False]
     # A driver that is reloaded all the time is left to the daemon, which waits.
     place.scenario.reload()
     with pytest.raises(SensorLost) as caught:
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     assert caught.value.reason == "uninitialized"
     sensor.close()
     sensor.open()
-    assert slots(sensor.look(processes=False)) == [0, 1]
+    assert slots(sensor.poll(processes=False)) == [0, 1]
 
 
 def test_a_driver_that_does_not_come_back(bench: MakeBench) -> None:
@@ -157,15 +157,15 @@ def test_a_driver_that_does_not_come_back(bench: MakeBench) -> None:
     place.scenario.reload()
     place.scenario.inject(INIT, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     with pytest.raises(SensorMissing) as caught:
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     assert caught.value.reason == "driver_not_loaded"
     assert "modprobe" in caught.value.remedy
     with pytest.raises(SensorLost):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     assert sensor.poll_energy([meter()]) == []
     place.scenario.clear()
     sensor.open()
-    assert slots(sensor.look(processes=False)) == [0]
+    assert slots(sensor.poll(processes=False)) == [0]
 
 
 def test_a_gpu_that_fails_to_open_is_left_out(
@@ -174,7 +174,7 @@ def test_a_gpu_that_fails_to_open_is_left_out(
     place = bench([Gpu(), Gpu()])
     place.scenario.inject("nvmlDeviceGetHandleByIndex_v2", LOST, gpu=0)
     sensor = place.sensor()
-    assert slots(sensor.look(processes=False)) == [1]
+    assert slots(sensor.poll(processes=False)) == [1]
     assert "GPU 0: nvmlDeviceGetHandleByIndex: gpu is lost" in caplog.text
 
 
@@ -193,7 +193,7 @@ def test_closing_lets_go_of_the_driver(bench: MakeBench) -> None:
     sensor.close()
     assert place.scenario.calls()["nvmlShutdown"] == 1
     with pytest.raises(SensorLost):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
 
 
 def test_no_question_wakes_a_sleeping_gpu(bench: MakeBench) -> None:
@@ -203,16 +203,16 @@ def test_no_question_wakes_a_sleeping_gpu(bench: MakeBench) -> None:
     (power / "control").write_text("auto\n")
     (power / "runtime_status").write_text("active\n")
     sensor = place.sensor()
-    assert slots(sensor.look(processes=False)) == [0, 1]
+    assert slots(sensor.poll(processes=False)) == [0, 1]
     (power / "runtime_status").write_text("suspended\n")
     place.scenario.inject("*", pynvml.NVML_ERROR_UNKNOWN, gpu=1)
-    look = sensor.look(processes=True)
-    assert failed(look) == {1: "suspended"}
-    assert [s.index for s in look.statuses] == [0, 1]
+    poll = sensor.poll(processes=True)
+    assert failed(poll) == {1: "suspended"}
+    assert [s.index for s in poll.statuses] == [0, 1]
     assert [r.meter for r in sensor.poll_energy([meter(0), meter(1)])] == [meter(0)]
     place.scenario.clear()
     (power / "runtime_status").unlink()
-    assert slots(sensor.look(processes=False)) == [0, 1]
+    assert slots(sensor.poll(processes=False)) == [0, 1]
 
 
 def test_a_gpu_that_may_not_sleep_is_not_asked_whether_it_does(bench: MakeBench) -> None:
@@ -221,15 +221,15 @@ def test_a_gpu_that_may_not_sleep_is_not_asked_whether_it_does(bench: MakeBench)
     power.mkdir(parents=True)
     (power / "control").write_text("on\n")
     (power / "runtime_status").write_text("suspended\n")
-    assert slots(place.sensor().look(processes=False)) == [0]
+    assert slots(place.sensor().poll(processes=False)) == [0]
 
 
 def test_a_hang_hangs_only_its_caller(bench: MakeBench) -> None:
     place = bench()
     sensor = place.sensor()
     fault = place.scenario.hang("nvmlDeviceGetFieldValues")
-    looks: list[PollResult] = []
-    caller = threading.Thread(target=lambda: looks.append(sensor.look(processes=False)))
+    polls: list[PollResult] = []
+    caller = threading.Thread(target=lambda: polls.append(sensor.poll(processes=False)))
     caller.start()
     spins, until = 0, time.monotonic() + 0.5
     while time.monotonic() < until:
@@ -241,7 +241,7 @@ def test_a_hang_hangs_only_its_caller(bench: MakeBench) -> None:
     other.close()
     place.scenario.clear(fault)
     caller.join(10)
-    assert slots(looks[0]) == [0]
+    assert slots(polls[0]) == [0]
 
 
 # ---- the real thing ------------------------------------------------------------------------------
@@ -254,9 +254,9 @@ PROGRAM = """
     sensor = NvmlSensor(NodeClock())
     sensor.open()
     for line in sys.stdin:
-        look = sensor.look(processes=True)
+        poll = sensor.poll(processes=True)
         print(json.dumps([
-            [r.energy_uj, r.t_ns, [p.pid for p in r.processes], r.epoch] for r in look.readings
+            [r.energy_uj, r.t_ns, [p.pid for p in r.processes], r.epoch] for r in poll.readings
         ]), flush=True)
 """
 
@@ -272,7 +272,7 @@ def test_end_to_end_through_the_loader(tmp_path: Path, fake_nvml_dir: Path) -> N
     )  # fmt: skip
     assert program.stdin and program.stdout
     with program:
-        looks = []
+        polls = []
         for power_mw in (50_000, 300_000):
             scenario.set_power(0, power_mw)
             time.sleep(0.2)
@@ -281,9 +281,9 @@ def test_end_to_end_through_the_loader(tmp_path: Path, fake_nvml_dir: Path) -> N
             ((energy_uj, t_ns, pids, epoch),) = json.loads(program.stdout.readline())
             assert pids == [os.getpid()]
             assert epoch == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            looks.append((energy_uj, t_ns))
+            polls.append((energy_uj, t_ns))
         program.stdin.close()
-    (e0, t0), (e1, t1) = looks
+    (e0, t0), (e1, t1) = polls
     mean_mw = (e1 - e0) * 1_000_000 / (t1 - t0)
     assert 50_000 < mean_mw < 300_001
     assert scenario.calls()[INIT] == 1
@@ -322,7 +322,7 @@ def test_gauges_that_nobody_books_by_are_asked_for_every_other_second(bench: Mak
     sensor = place.sensor()
     place.scenario.reset_calls()
     for _ in range(4):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
         place.scenario.advance(SECOND)
     calls = place.scenario.calls()
     assert calls["nvmlDeviceGetTotalEnergyConsumption"] == 4

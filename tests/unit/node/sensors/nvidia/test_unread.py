@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,14 @@ from tests.unit.core.money.test_accrual import HARDWARE, WANTED
 from tests.unit.core.world import Run, job_id
 from tests.unit.node.sensors.nvidia.nvml_bench import SECOND, Bench, MakeBench
 
+from joulebook import cli
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import ZERO
-from joulebook.core.ledger.advance import BookingPolicy, Tick
+from joulebook.core.ledger.advance import BookingPolicy, Tick, advance
 from joulebook.core.money.rates import NANO, HardwareRate, RateSet
 from joulebook.core.workloads import Labels, WorkloadFacts
+from joulebook.ledger.sqlite import SqliteStore
 from joulebook.node.sensors.nvidia.sensor import REOPEN_MOST_NS, NvmlSensor
 
 JOB = job_id("1")
@@ -45,12 +49,13 @@ def ticks(place: Bench, sensor: NvmlSensor, seconds: int, each: int = 1) -> Iter
     )
     for _ in range(0, seconds, each):
         place.scenario.advance(each * SECOND)
-        look = sensor.look(processes=True)
-        models = {status.meter: status.model for status in look.statuses}
+        poll = sensor.poll(processes=True)
+        models = {status.meter: status.model for status in poll.statuses}
         yield Tick(
             place.clock.now_ns(),
-            readings=look.readings,
-            failures=look.failures,
+            utc_offset_ns=place.clock.utc_offset_ns(),
+            readings=poll.readings,
+            failures=poll.failures,
             claims=tuple(Claim(JOB, m, begun_ns, None, Evidence.PROLOG) for m in (READ, LOST)),
             complete=frozenset(Evidence),
             facts=facts,
@@ -106,13 +111,44 @@ def test_its_held_time_is_a_gap_and_costs_its_hardware(
     assert hours(run) == pytest.approx(2 * total_s / 3600, rel=0.02)
 
 
+@pytest.mark.parametrize("code", [15, 999])
+@pytest.mark.parametrize("later", [0, 30])
+def test_the_jobs_statement_has_both_cards_and_says_what_it_does_not_know(
+    bench: MakeBench, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int, later: int
+) -> None:
+    place = bench([Gpu(idle_mw=300_000), Gpu(idle_mw=300_000)])
+    known_to_the_kernel(place, READ, LOST)
+    if not later:
+        place.scenario.inject("*", code, gpu=1)
+    sensor = NvmlSensor(place.clock, sysfs=place.sysfs, proc=place.proc)
+    sensor.open()
+    ledger = tmp_path / "ledger.db"
+    with closing(SqliteStore(ledger, allow_volatile=True)) as store:
+        books, _ = store.load()
+        for second, tick in enumerate(ticks(place, sensor, 600)):
+            if second == later - 1:
+                place.scenario.inject("*", code, gpu=1)
+            after, entry = advance(books, tick, BookingPolicy())
+            store.commit(books, after, entry, place.clock.anchor(tick.now_ns))
+            books = after
+    arguments = ["report", "--ledger", str(ledger), "--experiment", "bert", "--format", "json"]
+    assert cli.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["inventory"]["gpu_count"]["value"] == 2
+    measured = 600 + later
+    assert found["quality"]["coverage"]["value"] == pytest.approx(100 * measured / 1200, abs=1)
+    assert "a lower bound" in found["energy"]["gpu"]["note"]
+    # Both cost their hardware, at 1 EUR an hour, up to the last minute.
+    assert found["runs"][0]["cost"]["hardware_EUR"] == pytest.approx(1200 / 3600, rel=0.06)
+
+
 def test_without_the_kernels_files_it_is_known_by_its_index(bench: MakeBench) -> None:
     place = bench([Gpu(), Gpu()])
     place.scenario.inject("*", 15, gpu=1)
-    look = place.sensor().look(processes=False)
-    (silent,) = [status for status in look.statuses if not status.values]
+    poll = place.sensor().poll(processes=False)
+    (silent,) = [status for status in poll.statuses if not status.values]
     assert (silent.index, silent.minor, silent.meter.name) == (1, 1, "GPU-unread-1")
-    assert [failure.meter for failure in look.failures] == [silent.meter]
+    assert [failure.meter for failure in poll.failures] == [silent.meter]
 
 
 def test_garbage_in_the_kernels_files_is_left_alone(bench: MakeBench, tmp_path: Path) -> None:
@@ -122,5 +158,5 @@ def test_garbage_in_the_kernels_files_is_left_alone(bench: MakeBench, tmp_path: 
         folder.mkdir(parents=True)
         (folder / "information").write_text(text)
     place.scenario.inject("*", 15, gpu=1)
-    look = place.sensor().look(processes=False)
-    assert [failure.meter.name for failure in look.failures] == ["GPU-unread-1"]
+    poll = place.sensor().poll(processes=False)
+    assert [failure.meter.name for failure in poll.failures] == ["GPU-unread-1"]

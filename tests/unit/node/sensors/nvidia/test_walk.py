@@ -35,7 +35,7 @@ def test_a_reading_passes_at_most_20_files_from_nvml_to_metrics(
 ) -> None:
     place = bench()
     sensor = place.sensor()
-    (meter,) = (reading.meter for reading in sensor.look(processes=False).readings)
+    (meter,) = (reading.meter for reading in sensor.poll(processes=False).readings)
     jobs, shelf, walk = Jobs(), Shelf(), Walk((), ())
     jobs.claims = [Claim(JOB, meter, place.clock.now_ns(), None, Evidence.PROLOG)]
     jobs.facts = [WorkloadFacts(JOB, labels=Labels("ada", "nlp", "bert"), complete=True)]

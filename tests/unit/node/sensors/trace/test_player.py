@@ -83,31 +83,31 @@ def opened(clock: HandClock, path: Path, **options: float) -> ReplaySensor:
 def test_what_the_trace_says_now(clock: HandClock, counted: Path) -> None:
     sensor: Sensor = opened(clock, counted, loop=False)
     clock.t_ns += 4 * SECOND + 500
-    look = sensor.look(processes=True)
-    (reading,), (status,) = look.readings, look.statuses
-    assert look.failures == ()
+    poll = sensor.poll(processes=True)
+    (reading,), (status,) = poll.readings, poll.statuses
+    assert poll.failures == ()
     assert reading.meter == Meter(Component.GPU, "GPU-0")
     assert (reading.t_ns, reading.energy_uj) == (clock.t_ns, BASE_UJ + 16_000)
     assert (reading.power_mw, reading.busy, reading.processes) == (8000, True, ())
     assert (reading.epoch, reading.max_power_mw) == ("replay", 40_000)
     assert (status.vendor, status.model, status.minor) == ("nvidia", "A1", 0)
     assert status.values == {"power_watts": 8.0, "utilization_ratio": 0.4}
-    assert sensor.look(processes=False).readings[0].processes is None
+    assert sensor.poll(processes=False).readings[0].processes is None
     (glanced,) = sensor.poll_energy([reading.meter, Meter(Component.GPU, "GPU-9")])
     assert (glanced.energy_uj, glanced.busy) == (BASE_UJ + 16_000, None)
 
 
 def test_without_a_loop_it_begins_when_opened_and_ends(clock: HandClock, counted: Path) -> None:
     sensor = opened(clock, counted, loop=False)
-    assert sensor.look(processes=False).readings[0].energy_uj == BASE_UJ
-    assert sensor.look(processes=False).readings[0].busy is False
+    assert sensor.poll(processes=False).readings[0].energy_uj == BASE_UJ
+    assert sensor.poll(processes=False).readings[0].busy is False
     clock.t_ns += 10 * SECOND
-    assert sensor.look(processes=False).readings[0].energy_uj == BASE_UJ + 100_000
+    assert sensor.poll(processes=False).readings[0].energy_uj == BASE_UJ + 100_000
     clock.t_ns += 1
-    look = sensor.look(processes=False)
-    assert look.readings == ()
-    assert [failure.reason for failure in look.failures] == ["ended"]
-    assert [status.values for status in look.statuses] == [{}]
+    poll = sensor.poll(processes=False)
+    assert poll.readings == ()
+    assert [failure.reason for failure in poll.failures] == ["ended"]
+    assert [status.values for status in poll.statuses] == [{}]
     assert sensor.poll_energy([Meter(Component.GPU, "GPU-0")]) == []
 
 
@@ -123,7 +123,7 @@ def test_in_a_loop_the_counter_only_rises_by_what_was_played(
     energies = []
     for step_ns in steps:
         clock.t_ns += step_ns
-        (reading,) = sensor.look(processes=False).readings
+        (reading,) = sensor.poll(processes=False).readings
         rounds, place_ns = divmod(clock.t_ns * speed_milli // 1000, 10 * SECOND)
         expected = BASE_UJ + rounds * 100_000 + (place_ns // SECOND) ** 2 * 1000
         assert reading.energy_uj == expected
@@ -135,10 +135,10 @@ def test_a_restarted_daemon_finds_the_counter_where_hardware_would_have_it(
     clock: HandClock, counted: Path
 ) -> None:
     first = opened(clock, counted)
-    before = first.look(processes=False).readings[0].energy_uj
+    before = first.poll(processes=False).readings[0].energy_uj
     first.close()
     clock.t_ns += 25 * SECOND
-    after = opened(clock, counted).look(processes=False).readings[0].energy_uj
+    after = opened(clock, counted).poll(processes=False).readings[0].energy_uj
     assert before is not None
     assert after == before + 225_000
 
@@ -146,18 +146,18 @@ def test_a_restarted_daemon_finds_the_counter_where_hardware_would_have_it(
 def test_ten_times_as_fast_is_ten_times_the_power(clock: HandClock, counted: Path) -> None:
     sensor = opened(clock, counted, loop=False, speed=10)
     clock.t_ns += SECOND // 2
-    look = sensor.look(processes=False)
-    assert look.readings[0].energy_uj == BASE_UJ + 25_000
-    assert look.readings[0].power_mw == 100_000
-    assert look.readings[0].max_power_mw == 400_000
-    assert look.statuses[0].values["power_watts"] == 100.0
+    poll = sensor.poll(processes=False)
+    assert poll.readings[0].energy_uj == BASE_UJ + 25_000
+    assert poll.readings[0].power_mw == 100_000
+    assert poll.readings[0].max_power_mw == 400_000
+    assert poll.statuses[0].values["power_watts"] == 100.0
 
 
 def integrated_uj(sensor: ReplaySensor, clock: HandClock, steps: list[int]) -> int:
-    readings = [sensor.look(processes=False).readings[0]]
+    readings = [sensor.poll(processes=False).readings[0]]
     for step_ns in steps:
         clock.t_ns += step_ns
-        readings.append(sensor.look(processes=False).readings[0])
+        readings.append(sensor.poll(processes=False).readings[0])
     parts = [part for pair in pairwise(readings) for part in between(*pair)]
     assert all(isinstance(p, Interval) and p.method is Method.INTEGRATED for p in parts)
     return sum(part.energy_uj for part in parts if isinstance(part, Interval))
@@ -167,12 +167,12 @@ def integrated_uj(sensor: ReplaySensor, clock: HandClock, steps: list[int]) -> i
 def test_power_alone_comes_as_samples(tmp_path: Path, clock: HandClock, speed: int) -> None:
     path = trace_file(tmp_path / "powered.jsonl", POWERED)
     sensor = opened(clock, path, loop=False, speed=speed)
-    (first,) = sensor.look(processes=False).readings
+    (first,) = sensor.poll(processes=False).readings
     assert (first.energy_uj, first.power_mw, first.samples) == (None, 0, ())
     samples: list[tuple[int, int]] = []
     for tenths in (35, 1, 1, 63):
         clock.t_ns += tenths * SECOND // 10 // speed
-        samples += sensor.look(processes=False).readings[0].samples
+        samples += sensor.poll(processes=False).readings[0].samples
     assert samples == [
         (START_NS + second * SECOND // speed, 1000 * second * speed) for second in range(1, 11)
     ]
@@ -183,10 +183,10 @@ def test_samples_go_on_over_the_end_of_a_round(tmp_path: Path, clock: HandClock)
     flat = [msgspec.structs.replace(record, power_mw=3000) for record in POWERED]
     sensor = opened(clock, trace_file(tmp_path / "powered.jsonl", flat))
     assert integrated_uj(sensor, clock, [7 * SECOND] * 10) == 210_000_000
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert reading.samples == ()
     clock.t_ns += 100 * SECOND
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert len(reading.samples) == 10  # like a driver's buffer it holds only so much
     times = [sample.t_ns for sample in reading.samples]
     assert times == sorted(set(times))
@@ -196,24 +196,24 @@ def test_a_failure_is_replayed_as_one(tmp_path: Path, clock: HandClock) -> None:
     records = [*COUNTED[:3], TraceRecord(3 * SECOND, 0, failed="gpu_is_lost"), *COUNTED[4:]]
     sensor = opened(clock, trace_file(tmp_path / "t.jsonl", records), loop=False)
     clock.t_ns += 3 * SECOND
-    look = sensor.look(processes=False)
-    assert look.readings == ()
-    assert [failure.reason for failure in look.failures] == ["gpu_is_lost"]
-    assert look.statuses[0].values == {}
-    assert sensor.poll_energy([look.failures[0].meter]) == []
+    poll = sensor.poll(processes=False)
+    assert poll.readings == ()
+    assert [failure.reason for failure in poll.failures] == ["gpu_is_lost"]
+    assert poll.statuses[0].values == {}
+    assert sensor.poll_energy([poll.failures[0].meter]) == []
 
 
 def test_many_devices_and_copies_out_of_step(tmp_path: Path, clock: HandClock) -> None:
     path = trace_file(tmp_path / "t.jsonl", COUNTED, POWERED)
     sensor = opened(clock, path, copies=3)
-    look = sensor.look(processes=False)
-    names = [reading.meter.name for reading in look.readings]
+    poll = sensor.poll(processes=False)
+    names = [reading.meter.name for reading in poll.readings]
     assert names == ["GPU-0", "GPU-1", "GPU-0-copy1", "GPU-1-copy1", "GPU-0-copy2", "GPU-1-copy2"]
-    assert [status.index for status in look.statuses] == list(range(6))
-    assert len({look.readings[i].energy_uj for i in (0, 2, 4)}) == 3
-    before = [look.readings[i].energy_uj or 0 for i in (0, 2, 4)]
+    assert [status.index for status in poll.statuses] == list(range(6))
+    assert len({poll.readings[i].energy_uj for i in (0, 2, 4)}) == 3
+    before = [poll.readings[i].energy_uj or 0 for i in (0, 2, 4)]
     clock.t_ns += 10 * SECOND
-    readings = sensor.look(processes=False).readings
+    readings = sensor.poll(processes=False).readings
     assert [(readings[i].energy_uj or 0) - e for i, e in zip((0, 2, 4), before, strict=True)] == [
         100_000
     ] * 3
@@ -223,10 +223,10 @@ def test_several_traces_side_by_side(clock: HandClock) -> None:
     sensor = ReplaySensor(clock, find_trace("a100"), find_trace("v100"), loop=False)
     sensor.open()
     clock.t_ns += 100 * SECOND  # the V100 has ended by then
-    look = sensor.look(processes=False)
-    assert [reading.meter.name[:12] for reading in look.readings] == ["GPU-00000a10"]
-    assert [failure.reason for failure in look.failures] == ["ended"]
-    assert [status.index for status in look.statuses] == [0, 1]
+    poll = sensor.poll(processes=False)
+    assert [reading.meter.name[:12] for reading in poll.readings] == ["GPU-00000a10"]
+    assert [failure.reason for failure in poll.failures] == ["ended"]
+    assert [status.index for status in poll.statuses] == [0, 1]
     with pytest.raises(SensorMissing, match="in more than one trace"):
         ReplaySensor(clock, find_trace("a100"), find_trace("a100")).open()
 
@@ -237,9 +237,9 @@ def test_a_device_that_does_not_say_is_not_idle(tmp_path: Path, clock: HandClock
         [TraceRecord(0, 0, 1), TraceRecord(SECOND, 0, 2, busy=False), TraceRecord(2, 0, 3)][:2],
     )
     sensor = opened(clock, path, loop=False)
-    assert sensor.look(processes=False).readings[0].busy is True
+    assert sensor.poll(processes=False).readings[0].busy is True
     clock.t_ns += SECOND
-    assert sensor.look(processes=False).readings[0].busy is False
+    assert sensor.poll(processes=False).readings[0].busy is False
 
 
 def test_what_cannot_be_played(tmp_path: Path, clock: HandClock, counted: Path) -> None:
@@ -249,7 +249,7 @@ def test_what_cannot_be_played(tmp_path: Path, clock: HandClock, counted: Path) 
     assert caught.value.reason == "bad_trace"
     assert "joulebook record" in caught.value.remedy
     with pytest.raises(SensorLost):
-        sensor.look(processes=False)
+        sensor.poll(processes=False)
     for options in ({"speed": 0.0}, {"speed": -1.0}, {"copies": 0}):
         with pytest.raises(ConfigError, match="speed must be"):
             ReplaySensor(clock, counted, **options)
@@ -258,7 +258,7 @@ def test_what_cannot_be_played(tmp_path: Path, clock: HandClock, counted: Path) 
     with pytest.raises(SensorLost):
         sensor.poll_energy([])
     sensor.open()
-    assert sensor.look(processes=False).readings
+    assert sensor.poll(processes=False).readings
 
 
 # ---- the shipped traces --------------------------------------------------------------------------
@@ -293,9 +293,9 @@ def test_the_counter_of_the_a100_is_its_measured_power_integrated() -> None:
 
 def test_the_v100_has_power_only(clock: HandClock) -> None:
     sensor = opened(clock, find_trace("v100"))
-    (first,) = sensor.look(processes=False).readings
+    (first,) = sensor.poll(processes=False).readings
     clock.t_ns += SECOND
-    (reading,) = sensor.look(processes=False).readings
+    (reading,) = sensor.poll(processes=False).readings
     assert first.energy_uj is reading.energy_uj is None
     assert 80 < len(reading.samples) < 130
 

@@ -31,14 +31,14 @@ def test_the_nvml_sensor_recorded_and_played_again(bench: MakeBench, tmp_path: P
     place = bench([Gpu(tick_period_ns=0), Gpu(has_energy_counter=False)])
     sensor = place.sensor()
     path = tmp_path / "trace.jsonl.gz"
-    looks: list[PollResult] = []
+    polls: list[PollResult] = []
     with TraceWriter(path, source="a test", licence="CC0") as writer:
         for i in range(8):
             place.scenario.set_power(0, 60_000 + i * 30_000)
             place.scenario.set_utilisation(0, gpu_pct=10 * i)
             place.scenario.advance(SECOND)
-            looks.append(sensor.look(processes=True))
-            writer.append(looks[-1])
+            polls.append(sensor.poll(processes=True))
+            writer.append(polls[-1])
         assert writer.left_out == set()
         assert writer.records > 8 * 2
     trace = read_trace(path)
@@ -47,12 +47,12 @@ def test_the_nvml_sensor_recorded_and_played_again(bench: MakeBench, tmp_path: P
     clock = HandClock()
     player = ReplaySensor(clock, path, loop=False)
     player.open()
-    begun_ns = min(reading.samples[0].t_ns for reading in looks[0].readings if reading.samples)
+    begun_ns = min(reading.samples[0].t_ns for reading in polls[0].readings if reading.samples)
     origin_ns = clock.t_ns
-    for look in looks:
-        for played, seen in zip(look.readings, look.statuses, strict=True):
+    for poll in polls:
+        for played, seen in zip(poll.readings, poll.statuses, strict=True):
             clock.t_ns = origin_ns + played.t_ns - begun_ns
-            again = player.look(processes=True)
+            again = player.poll(processes=True)
             (reading,) = (r for r in again.readings if r.meter == played.meter)
             (status,) = (s for s in again.statuses if s.meter == played.meter)
             assert reading.energy_uj == played.energy_uj

@@ -29,13 +29,13 @@ from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, Kubele
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
 from joulebook.node.workloads.kubernetes.pod_object import (
     Container,
+    ContainerState,
     ContainerStatus,
     Meta,
     PodObject,
     PodStatus,
     Reader,
     Spec,
-    State,
     Terminated,
 )
 from joulebook.node.workloads.kubernetes.source import KubernetesSite, KubernetesWorkloads
@@ -251,7 +251,7 @@ class Still:
 
     def remove(self, uid: str) -> None:
         """A pod's cgroups go."""
-        body = self.source._table.body(uid)
+        body = self.source._table.cgroup(uid)
         for container, paths in list(body.containers.items()) if body is not None else ():
             for path in list(paths):
                 self.source.cgroup_gone(PodDirectory(path, PodLevel.CONTAINER, uid, container))
@@ -331,7 +331,8 @@ class Still:
 
     def ledger(self) -> Before:
         """What the ledger holds if the daemon stops now."""
-        return Before(tuple(self.facts.values()), self.open_claims)
+        running = (fact for fact in self.facts.values() if fact.ended_ns is None)
+        return Before(tuple(running), self.open_claims, self.clock.t_ns)
 
 
 def uid_of(n: int) -> str:
@@ -351,7 +352,7 @@ def pod(
 ) -> PodObject:
     """A pod as the API server has it; `__` in the name of a label stands for a slash."""
     named = {key.replace("__", "/").replace("_", "."): value for key, value in labels.items()}
-    state = State(Terminated(finished)) if finished else None
+    state = ContainerState(Terminated(finished)) if finished else None
     statuses = [ContainerStatus(each, state) for each in containers]
     return PodObject(
         Meta(name, namespace, uid, named),

@@ -19,6 +19,7 @@ from tests.unit.node.workloads.kubernetes.pod_world import (
 from joulebook.core.experiments import DEFAULT_RULES
 from joulebook.core.workloads import merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
+from joulebook.node.workloads.kubernetes.cgroups import LogFolder
 from joulebook.node.workloads.kubernetes.device_ids import Described
 from joulebook.node.workloads.kubernetes.informer import Cluster
 from joulebook.node.workloads.kubernetes.pod_object import (
@@ -54,8 +55,8 @@ def two_pods(make: Make) -> Still:
 def restarted(make: Make, node: Still, *, running: tuple[str, ...], before: Before | None = None,
               away_s: float = 20) -> Still:  # fmt: skip
     node.source.close()
-    node.wait(away_s)
     kept = node.ledger() if before is None else before
+    node.wait(away_s)
     return make(before=kept, clock=node.clock, running=running)
 
 
@@ -109,12 +110,40 @@ def test_a_pod_with_other_devices_than_the_ledgers_is_another(make: Make) -> Non
     assert "GPU-0" not in node.holders()
 
 
-def test_a_pod_that_ended_while_the_daemon_was_away_is_not_resumed(make: Make) -> None:
-    node = restarted(make, two_pods(make), running=(B,))
+@pytest.mark.parametrize("tree", [True, False], ids=["cgroups", "no-cgroups"])
+def test_a_pod_that_ended_while_the_daemon_was_away_ended_when_it_last_lived(
+    make: Make, tree: bool
+) -> None:
+    """Also one that held nothing: else it would run for ever."""
+    node = make()
+    for uid in (A, B, C) if tree else ():
+        node.run(uid)
+    guest = of("guest")
+    node.api_lists(pod("a", A), pod("b", B), pod("guest", C))
+    node.hear_for(3, of("a", "GPU-0"), of("b", "GPU-1"), guest)
+    last_ns = node.clock.t_ns
+    node = restarted(make, node, running=(B,) if tree else ())
     node.api_fails()
+    node.silent()
+    assert not node.facts, "the kubelet has not answered"
     node.hear_for(4, of("b", "GPU-1"))
+    if tree:
+        assert node.holders() == {"GPU-1": "b"}
+    ends = {who: fact.ended_ns for who, fact in node.facts.items() if fact.ended_ns is not None}
+    assert ends == {f"a.{A[:8]}": last_ns, f"guest.{C[:8]}": last_ns}
+    assert [claim.t1_ns for claim in node.closed[f"a.{A[:8]}"]] == [last_ns]
+
+
+def test_one_that_is_resumed_ends_when_its_processes_were_last_seen(make: Make) -> None:
+    node = restarted(make, two_pods(make), running=(A, B))
+    node.api_fails()
+    node.hear_for(5)  # of a kubelet that was restarted too, and lists nobody
+    assert node.holders() == {"GPU-0": "a", "GPU-1": "b"}
+    node.empty(A)
+    left_ns = node.clock.t_ns
+    node.hear_for(12)
     assert node.holders() == {"GPU-1": "b"}
-    assert node.complete, "so that the claim on record is closed"
+    assert node.facts[f"a.{A[:8]}"].ended_ns == left_ns
 
 
 def test_one_that_is_resumed_ends_with_its_cgroup_though_the_kubelet_lists_none(make: Make) -> None:
@@ -150,6 +179,29 @@ def test_shared_devices_of_dra_go_on_without_their_slices(
     node.hear_for(5, *listed)
     assert node.holders() == {"GPU-0": "a,b"}
     assert [(claim.parts, claim.of) for claim in node.open_claims] == parts
+
+
+@pytest.mark.parametrize("folders", [True, False], ids=["log folders", "no uid"])
+def test_of_a_claim_of_dra_the_rest_is_of_who_is_left(make: Make, folders: bool) -> None:
+    """One of two ended while the daemon was away, and no slice can be asked for."""
+    shared = "gpu.nvidia.com/n1/gpu-0"
+    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
+    node = make()
+    node.run(A)
+    node.run(B)
+    node.api_lists(pod("a", A), pod("b", B))
+    node.source._cluster._slices.described = {shared: Described("GPU-0")}
+    node.hear_for(4, *listed)
+    node = restarted(make, node, running=(B,))
+    node.api_fails()
+    if folders:
+        node.source._table._names._folders = lambda: [LogFolder("a", "b", B, 0)]
+    node.hear_for(3, listed[1])
+    assert node.holders() == {"GPU-0": "b"}
+    node.source._cluster._slices_since = -1e9  # they have been waited for
+    node.hear_for(3, listed[1])
+    assert node.holders() == {"GPU-0": "b"}
+    assert [(claim.parts, claim.of) for claim in node.open_claims] == [(1, 1)]
 
 
 @pytest.mark.parametrize("static", [(), (of("etcd-n1"),)], ids=["empty", "static pods"])
@@ -483,7 +535,7 @@ def test_parts_of_hami_and_renamed_resources_are_cards(make: Make) -> None:
                   of("c", "0000:4d:00.0", resource="rdma/hca"))  # fmt: skip
     found = {c.meter.name: (c.parts, c.of) for c in node.open_claims}
     assert found == {"GPU-0": (1, 1), "GPU-1": (1, 10)}
-    assert not node.source._refuse.counts()
+    assert not node.source._rejections.counts()
 
 
 # -- the experiment

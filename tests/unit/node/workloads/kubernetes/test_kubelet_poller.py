@@ -18,15 +18,15 @@ from joulebook.node.workloads.kubernetes.kubelet_poller import LOOKS_S, PAUSE_S,
 
 def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Path) -> None:
     """The kubelet lists a pod for some time after its end: one look at once would not see it."""
-    looks: list[float] = []
+    polls: list[float] = []
 
     def heard(_pods: Sequence[ListedPod], _t_ns: int) -> None:
-        looks.append(time.monotonic())
+        polls.append(time.monotonic())
 
     def until(done: Callable[[], bool]) -> None:
         end = time.monotonic() + 30
         while not done():
-            assert time.monotonic() < end, looks
+            assert time.monotonic() < end, polls
             time.sleep(0.02)
 
     with FakeKubelet(short_tmp_path / "kubelet.sock") as kubelet:
@@ -35,13 +35,13 @@ def test_after_something_happened_it_looks_again_a_few_times(short_tmp_path: Pat
             offered=lambda _: None, faulty=lambda: None, restless=lambda: False,
         )  # fmt: skip
         poller.start()
-        until(lambda: len(looks) == 1)
+        until(lambda: len(polls) == 1)
         happened = time.monotonic()
         poller.soon()
-        until(lambda: looks[-1] >= happened + LOOKS_S[-1])
+        until(lambda: polls[-1] >= happened + LOOKS_S[-1])
         poller.stop()
     # (On a busy machine some of them may fall together.)
-    assert 3 <= len(looks) <= 1 + len(LOOKS_S)
+    assert 3 <= len(polls) <= 1 + len(LOOKS_S)
     assert not poller.is_alive()
 
 

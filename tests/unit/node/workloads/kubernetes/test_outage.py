@@ -132,7 +132,7 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
     assert {fact.labels.experiment for fact in node.facts.values()} == set(pods)
     assert all(len(claims) == 1 for claims in node.closed.values()), "an end is said once"
     assert max(node.kept) <= 3, "what is over is not looked at in every tick"
-    assert not node.source._table._bodies
+    assert not node.source._table._cgroups
     api_returns(node, pods)
     node.wait(10)  # the outcome of the last one is waited for no longer
     node.book()

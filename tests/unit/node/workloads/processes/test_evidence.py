@@ -133,7 +133,7 @@ class Machine:
             for pid in sorted(pids)
             if self.starts.lives(pid)
         )
-        self.owners.look()
+        self.owners.poll()
         return self.source.lived(
             self.owners.identified(Reading(CARD, self.clock.t_ns, 0, processes=uses))
         )

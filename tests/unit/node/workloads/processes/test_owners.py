@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.processes.owners import Facts, Place, Run, place_of, run_place
+from joulebook.node.workloads.processes.owners import Facts, Place, ProcessRun, place_of, run_place
 
 ID = "3f2a91bc0d12" + "e5" * 26
 OTHER = "aaaaaaaaaaaa" + "0" * 52
@@ -141,13 +141,13 @@ def test_what_people_start_is_a_run(path: str) -> None:
 
 
 def test_runs_of_two_users_and_of_one_are_apart() -> None:
-    runs = [run_place(Run(pid, t), uid) for pid in (4, 5) for t in (7, 8) for uid in (0, 1)]
+    runs = [run_place(ProcessRun(pid, t), uid) for pid in (4, 5) for t in (7, 8) for uid in (0, 1)]
     assert len({run.identity("ws1") for run in runs}) == 8
-    assert run_place(Run(4, 7), 1000).identity("ws1") == "run-4-7.u1000@ws1"
+    assert run_place(ProcessRun(4, 7), 1000).identity("ws1") == "run-4-7.u1000@ws1"
 
 
 def test_what_runs_under_another_name_is_another_workload_and_does_not_show_the_name() -> None:
-    run = run_place(Run(4, 7), 1000)
+    run = run_place(ProcessRun(4, 7), 1000)
     names = {run.identity("ws1", name) for name in ("", "bert", "vit")}
     assert len(names) == 3
     assert not any("bert" in name for name in names)

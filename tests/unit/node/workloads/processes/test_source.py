@@ -12,12 +12,19 @@ import pytest
 from msgspec.structs import replace
 
 from joulebook.clock import NodeClock
-from joulebook.core.energy.readings import Component, DeviceStatus, Meter, ProcessUse, Reading, Span
+from joulebook.core.energy.readings import (
+    Component,
+    DeviceStatus,
+    Meter,
+    ProcessSpan,
+    ProcessUse,
+    Reading,
+)
 from joulebook.core.workloads import INFRASTRUCTURE, WorkloadFacts, WorkloadId, merged
 from joulebook.node.workloads.contract import NOTHING_HELD, Before
 from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.processes import owners, proc, table
-from joulebook.node.workloads.processes.owners import Facts, Run, run_place
+from joulebook.node.workloads.processes.owners import Facts, ProcessRun, run_place
 from joulebook.node.workloads.processes.source import ProcessWorkloads
 
 CARD = Meter(Component.GPU, "GPU-a")
@@ -110,11 +117,11 @@ def resolved(place: Place) -> WorkloadFacts:
     """The facts of the one workload there is, once nothing more will be learnt."""
     found: list[WorkloadFacts] = []
 
-    def look() -> bool:
+    def poll() -> bool:
         found[:] = place.facts().values()
         return bool(found) and found[0].complete
 
-    until(look)
+    until(poll)
     return found[0]
 
 
@@ -123,7 +130,7 @@ def run_name(place: Place, pid: int, uid: int = 1000, experiment: str = "") -> W
     stat = stat_of(pid)
     assert stat is not None
     machine = f"ws1.{place.clock.epoch[:8]}"
-    run = run_place(Run(pid, stat.ticks), uid)
+    run = run_place(ProcessRun(pid, stat.ticks), uid)
     return WorkloadId("process", run.identity(machine, experiment))
 
 
@@ -305,7 +312,7 @@ def test_a_zombie_and_a_dead_pid_hold_nothing(place: Place) -> None:
 def test_what_is_wholly_under_a_span_is_no_second_workload(place: Place) -> None:
     pid = place.start()
     use = place.use(pid)
-    span = Span(use.started_ns + 5 * MS, None, WorkloadId("process", "span-1"))
+    span = ProcessSpan(use.started_ns + 5 * MS, None, WorkloadId("process", "span-1"))
     under = replace(use, marks=(span,))
     place.list(under)
     place.list(under)
@@ -352,7 +359,7 @@ def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
     use = place.use(pid, sm_time_ns=100 * MS)
     assert use.workload is not None
     (listed,) = place.list(use).processes or ()
-    assert listed.marks == (Span(use.started_ns, None, use.workload),)
+    assert listed.marks == (ProcessSpan(use.started_ns, None, use.workload),)
     time.sleep(0.05)
     place.list(use)
     before_ns = place.clock.now_ns()
@@ -362,7 +369,7 @@ def test_a_process_has_a_life_and_its_end_is_a_boundary(place: Place) -> None:
     # The list after it names it still, with its end, and as busy as before.
     (gone,) = place.list().processes or ()
     assert gone.ended
-    assert gone.marks == (Span(use.started_ns, place.boundaries[0], use.workload),)
+    assert gone.marks == (ProcessSpan(use.started_ns, place.boundaries[0], use.workload),)
     assert gone.sm_time_ns is not None
     assert place.list().processes == (), "once"
     assert resolved(place).ended_ns == place.boundaries[0]
@@ -420,7 +427,7 @@ def test_a_workload_ends_with_its_last_process_and_may_begin_again(place: Place)
 def test_marks_come_before_the_life(place: Place) -> None:
     pid = place.start()
     use = place.use(pid)
-    mark = Span(1, None, WorkloadId("process", "mark.1"))
+    mark = ProcessSpan(1, None, WorkloadId("process", "mark.1"))
     reading = Reading(CARD, place.clock.now_ns(), 0, processes=(
         ProcessUse(use.pid, use.started_ns, None, None, use.workload, marks=(mark,)),
     ))  # fmt: skip
@@ -485,7 +492,7 @@ def test_state_is_bounded_and_what_is_over_is_forgotten(
     monkeypatch.setattr(table, "MOST", 8)
     for n in range(50):
         id_ = WorkloadId("process", str(n))
-        place.source._table.meet(table.Known(id_, owners.Place("unit", "", 1)))
+        place.source._table.meet(table.KnownProcess(id_, owners.Place("unit", "", 1)))
     assert len(place.source._table._workloads) <= 8
 
 

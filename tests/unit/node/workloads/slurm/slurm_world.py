@@ -108,7 +108,7 @@ class World:
 
     def before(self) -> Before:
         """What a ledger would hold now."""
-        held = self.look(settle=False)
+        held = self.poll(settle=False)
         return Before(
             tuple(f for f in self.facts.values() if f.ended_ns is None),
             tuple(c for c in held.claims if c.t1_ns is None),
@@ -182,7 +182,7 @@ class World:
 
     # -- what the tenants say
 
-    def look(self, *, settle: bool = True) -> Holdings:
+    def poll(self, *, settle: bool = True) -> Holdings:
         held = self.tenants.holdings(self.devices)
         self.facts.update({fact.id.workload: fact for fact in held.facts})
         if settle:
@@ -191,7 +191,7 @@ class World:
 
     def claims(self, *, settle: bool = False) -> dict[str | None, list[Claim]]:
         found: dict[str | None, list[Claim]] = {}
-        for claim in self.look(settle=settle).claims:
+        for claim in self.poll(settle=settle).claims:
             found.setdefault(claim.workload.workload if claim.workload else None, []).append(claim)
         return found
 
@@ -202,7 +202,7 @@ class World:
             if found:
                 return found
             time.sleep(0.005)
-        raise AssertionError(f"not in {timeout_s} s: {self.look(settle=False)} {self.facts}")
+        raise AssertionError(f"not in {timeout_s} s: {self.poll(settle=False)} {self.facts}")
 
     def questions(self) -> list[str]:
         return self.asked.read_text().split()

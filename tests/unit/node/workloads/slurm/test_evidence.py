@@ -57,8 +57,8 @@ def test_an_array_is_believed_where_the_controller_confirms_it(world: World, hoo
             world, job, SLURM_ARRAY_JOB_ID="1", SLURM_ARRAY_TASK_ID="1", SLURM_RESTART_COUNT="7",
             SLURM_JOB_NAME="parent",
         )  # fmt: skip
-    world.until(lambda: world.look() and {"8", "9"} <= world.facts.keys())
-    world.until(lambda: world.look() and all(world.facts[j].name == "child" for j in ("8", "9")))
+    world.until(lambda: world.poll() and {"8", "9"} <= world.facts.keys())
+    world.until(lambda: world.poll() and all(world.facts[j].name == "child" for j in ("8", "9")))
     assert [world.facts[j].display for j in ("8", "9")] == ["", "1_2"]
     assert not any("r7" in workload for workload in world.facts)
     assert world.facts["8"].labels.user == "ada"
@@ -72,7 +72,7 @@ def test_a_component_of_a_heterogeneous_job_is_shown_as_slurm_shows_it(
     if hooked:
         world.prolog("9", "0", het_job_id=8)
     world.cgroup("9")
-    world.until(lambda: world.look() and "9" in world.facts and world.facts["9"].display)
+    world.until(lambda: world.poll() and "9" in world.facts and world.facts["9"].display)
     fact = world.facts["9"]
     assert (fact.display, fact.name, fact.extra["het_job_id"]) == ("8+1", "pair", "8")
 
@@ -85,7 +85,7 @@ def test_a_label_file_makes_nobody_a_task_of_an_array(world: World) -> None:
     )
     world.record("8")
     world.prolog("8", "0")
-    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].complete)
+    world.until(lambda: world.poll() and "8" in world.facts and world.facts["8"].complete)
     assert world.facts["8"].display == ""
 
 
@@ -97,19 +97,19 @@ def test_a_name_exported_late_reaches_the_ledger(
     world.record("8", name="plain")
     world.prolog("8", "0")
     group = run(world, "8")
-    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].name == "plain")
+    world.until(lambda: world.poll() and "8" in world.facts and world.facts["8"].name == "plain")
     assert (world.facts["8"].labels.experiment, world.facts["8"].named) == ("plain", False)
     late = world.process("8", JOULEBOOK_EXPERIMENT="late")
     with (group / "step_batch" / "cgroup.procs").open("a") as file:
         file.write(f"{late}\n")
-    world.until(lambda: world.look() and world.facts["8"].labels.experiment == "late")
+    world.until(lambda: world.poll() and world.facts["8"].labels.experiment == "late")
     assert world.facts["8"].named
 
 
 def test_a_wckey_names_an_experiment_with_hooks_too(world: World) -> None:
     world.record("8", wckey="*paper", name="x")
     world.prolog("8", "0")
-    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].complete)
+    world.until(lambda: world.poll() and "8" in world.facts and world.facts["8"].complete)
     assert world.facts["8"].labels.experiment == "paper"
 
 
@@ -119,7 +119,7 @@ def test_that_a_job_holds_no_gpu_is_known_too(world: World, hooked: bool) -> Non
     if hooked:
         world.prolog("8")
     world.cgroup("8")
-    world.until(lambda: world.look() and "8" in world.facts and world.facts["8"].evidence)
+    world.until(lambda: world.poll() and "8" in world.facts and world.facts["8"].evidence)
     assert (world.facts["8"].gpu_count, world.facts["8"].evidence) == (
         0, "prolog" if hooked else "scontrol"
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_accounts_keep_their_spaces(world: World) -> None:
     for job, account in (("8", "phys lab"), ("9", "phys ada")):
         world.record(job, account=account, gres="gpu:1(IDX:0)")
         world.cgroup(job)
-    world.until(lambda: world.look() and {"8", "9"} <= world.facts.keys())
+    world.until(lambda: world.poll() and {"8", "9"} <= world.facts.keys())
     assert [world.facts[j].labels.account for j in ("8", "9")] == ["phys lab", "phys ada"]
 
 
@@ -145,7 +145,7 @@ def test_the_controller_is_asked_until_it_says_that_a_job_is_over(world: World) 
         world.cgroup_gone(group)
     gone_ns = world.clock.now_ns()
     (world.path / "silent").touch()
-    world.until(lambda: "controller_silent" in world.look().rejected)
+    world.until(lambda: "controller_silent" in world.poll().rejected)
     assert (cards(world, "8"), cards(world, "9")) == (["GPU-0"], ["GPU-1"])
     world.record("8", state="COMPLETING")
     (world.path / "silent").unlink()
@@ -154,7 +154,7 @@ def test_the_controller_is_asked_until_it_says_that_a_job_is_over(world: World) 
     assert cards(world, "9") == ["GPU-1"], "it only waits for its next step"
     world.record("9", state="FAILED")
     world.until(lambda: ended(world, "9"))
-    world.until(lambda: world.look() and not list(world.events.iterdir()))
+    world.until(lambda: world.poll() and not list(world.events.iterdir()))
 
 
 def test_a_job_that_never_had_processes_ends_when_the_controller_says(world: World) -> None:
@@ -195,13 +195,13 @@ def test_a_job_thought_over_comes_back_with_its_processes(world: World) -> None:
     world.record("8", state="COMPLETED")
     world.prolog("8", "0", "1")
     end_ns = world.until(lambda: ended(world, "8"))
-    world.look()
+    world.poll()
     world.record("8", state="RUNNING")
     group = run(world, "8")
     again = world.until(lambda: [c for c in world.claims().get("8", []) if c.t1_ns is None])
     assert {c.meter.name for c in again} == {"GPU-0", "GPU-1"}
     assert all(c.t0_ns > end_ns and c.evidence is Evidence.PROLOG for c in again)
-    world.until(lambda: world.look() and world.facts["8"].ended_ns is None)
+    world.until(lambda: world.poll() and world.facts["8"].ended_ns is None)
     assert world.facts["8"].labels.user == "ada"
     world.cgroup_gone(group)
     world.until(lambda: ended(world, "8"))
@@ -228,14 +228,14 @@ def test_files_swept_away_end_no_job_whose_processes_live(world: World) -> None:
 def test_a_controller_that_does_not_answer_is_asked_again(world: World) -> None:
     (world.path / "silent").touch()
     group = world.cgroup("8")
-    world.until(lambda: world.look().rejected.get("controller_silent", 0) > 3)
-    held = world.look()
+    world.until(lambda: world.poll().rejected.get("controller_silent", 0) > 3)
+    held = world.poll()
     assert held.claims == () and Evidence.SCONTROL not in held.complete
     assert world.facts == {}, "nobody assumes which run of the job it is"
     world.record("8", restarts=2, gres="gpu:1(IDX:3)")
     (world.path / "silent").unlink()
     world.until(lambda: cards(world, "8.r2") == ["GPU-3"])
-    assert Evidence.SCONTROL in world.look().complete
+    assert Evidence.SCONTROL in world.poll().complete
     assert world.facts["8.r2"].labels.user == "ada"
     world.cgroup_gone(group)
 
@@ -254,8 +254,8 @@ def test_an_answer_after_the_end_still_counts(world: World) -> None:
     unknown = world.until(lambda: world.claims().get(None))
     assert {c.meter.name for c in unknown} >= {"GPU-1", "GPU-3"}
     assert all(c.t1_ns is not None for c in unknown)
-    assert world.look().rejected == {"gpu_unknown": 1}
-    world.until(lambda: world.look() and "9" in world.facts)
+    assert world.poll().rejected == {"gpu_unknown": 1}
+    world.until(lambda: world.poll() and "9" in world.facts)
     assert world.facts["9"].labels.user == "ada"
     assert len(world.questions()) <= 3, "one answer for all who wait"
 
@@ -270,7 +270,7 @@ def test_without_slurms_own_step_all_steps_are_one_run(world: World) -> None:
     assert len({c.workload for c in world.claims()["8"]}) == 1
     first, second = sorted(world.claims()["8"], key=lambda c: c.t0_ns)
     assert first.t1_ns is not None and first.t1_ns < second.t0_ns
-    world.look()
+    world.poll()
     assert abs(world.facts["8"].started_ns - first.t0_ns) == 0
 
 
@@ -293,16 +293,16 @@ def test_what_the_ledger_held_goes_on_whoever_is_silent(world: World, hooked: bo
     if hooked:
         world.prolog("8", "1", restart_count=1)
     group = run(world, "8")
-    world.until(lambda: world.look() and "8.r1" in world.facts and world.facts["8.r1"].complete)
+    world.until(lambda: world.poll() and "8.r1" in world.facts and world.facts["8.r1"].complete)
     before, (claim,) = world.facts["8.r1"], world.claims()["8.r1"]
     (world.path / "silent").touch()
     (world.path / "gres.conf").write_text("Name=gpu File=/dev/nvidia[3,2,1,0]\n")
     world.restart(forget=False)
     world.until(lambda: cards(world, "8.r1") == ["GPU-1"])
     assert world.claims()["8.r1"][0].key == claim.key
-    fact = world.until(lambda: world.facts.get("8.r1") if world.look() else None)
+    fact = world.until(lambda: world.facts.get("8.r1") if world.poll() else None)
     assert (fact.id, fact.started_ns) == (before.id, before.started_ns)
-    assert Evidence.SCONTROL in world.look().complete
+    assert Evidence.SCONTROL in world.poll().complete
     if hooked:
         (world.events / "8.1.json").unlink()
         world.until(lambda: ended(world, "8.r1") is None)
@@ -324,12 +324,12 @@ def test_a_run_begun_while_nobody_watched_is_another_run(world: World) -> None:
     world.facts.clear()
     world.tenants = world._new()
     world.open(before)
-    world.until(lambda: "controller_silent" in world.look().rejected)
+    world.until(lambda: "controller_silent" in world.poll().rejected)
     assert world.claims() == {} and world.facts == {}
-    assert Evidence.SCONTROL not in world.look().complete
+    assert Evidence.SCONTROL not in world.poll().complete
     (world.path / "silent").unlink()
     world.until(lambda: cards(world, "8.r1"))
-    world.until(lambda: world.look() and "8" in world.facts)
+    world.until(lambda: world.poll() and "8" in world.facts)
     assert world.facts["8"].ended_ns == before.last_ns
 
 
@@ -353,7 +353,7 @@ def test_the_same_run_is_recognised_by_the_start_that_the_controller_gives(world
 def test_a_job_that_a_reboot_killed_has_ended(world: World) -> None:
     world.prolog("8", "0", boot_id="00000000-0000-0000-0000-000000000000")
     world.prolog("9", "1")
-    world.until(lambda: world.look() and "9" in world.facts)
+    world.until(lambda: world.poll() and "9" in world.facts)
     (nine,) = (f for f in world.facts.values() if f.id.workload == "9")
     eight = msgspec.structs.replace(nine, id=nine.id._replace(workload="8"))
     world.tenants.close()
@@ -362,7 +362,7 @@ def test_a_job_that_a_reboot_killed_has_ended(world: World) -> None:
     world.tenants = world._new()
     until_ns = world.clock.now_ns()
     world.open(Before((eight, nine), (), until_ns))
-    world.look()
+    world.poll()
     assert {f.ended_ns for f in world.facts.values()} == {until_ns}
     assert set(world.facts) == {"8", "9"}
     assert not list(world.events.iterdir())
@@ -370,7 +370,7 @@ def test_a_job_that_a_reboot_killed_has_ended(world: World) -> None:
     world.tenants.close()
     world.tenants = world._new()
     world.open(Before((eight,), (), boot_ns - NS_PER_S))
-    world.look()
+    world.poll()
     assert world.facts["8"].extra["ended"] == "node restarted"
 
 
@@ -380,9 +380,9 @@ def test_a_dead_job_found_at_the_start_holds_nothing_meanwhile(world: World) -> 
     world.until(lambda: cards(world, "8"))
     (world.path / "delay").write_text("0.2")
     world.restart(forget=False)
-    assert Evidence.PROLOG not in world.look().complete
+    assert Evidence.PROLOG not in world.poll().complete
     world.until(lambda: ended(world, "8"))
-    assert Evidence.PROLOG in world.look().complete
+    assert Evidence.PROLOG in world.poll().complete
 
 
 # -- numbers come again
@@ -398,9 +398,9 @@ def test_a_number_that_comes_again_is_another_job(world: World) -> None:
     world.until(lambda: cards(world, "5") == ["GPU-1"])
     claims = world.claims()["5"]
     assert len({c.workload for c in claims}) == 2
-    world.look()
+    world.poll()
     assert (world.events / "5.0.json").exists(), "bob's is not deleted with alice's"
-    world.until(lambda: world.look() and world.facts["5"].labels.user == "bob")
+    world.until(lambda: world.poll() and world.facts["5"].labels.user == "bob")
 
 
 def test_a_number_that_came_again_while_the_daemon_was_away_is_another_job(world: World) -> None:
@@ -414,11 +414,11 @@ def test_a_number_that_came_again_while_the_daemon_was_away_is_another_job(world
     bob = world.prolog("5", "1", user="bob", start_ns=start)
     world.open(before)
     world.until(lambda: cards(world, "5") == ["GPU-1"])
-    world.until(lambda: world.look() and len(world.claims()["5"]) == 1)
+    world.until(lambda: world.poll() and len(world.claims()["5"]) == 1)
     assert (world.events / "5.0.json").exists(), "bob's is not deleted with alice's"
     world.epilog({**bob, "end_ns": start + NS_PER_S})
     world.until(lambda: ended(world, "5"))
-    world.until(lambda: world.look() and not list(world.events.iterdir()))
+    world.until(lambda: world.poll() and not list(world.events.iterdir()))
     assert not world.claims(), "no second bob goes on holding"
 
 

@@ -227,7 +227,7 @@ class World:
             refuse=lambda error: None,
         )  # fmt: skip
         parts: dict[str, object] = {
-            "_table": table, "_news": self.tracker, "_labels": self,
+            "_table": table, "_tracker": self.tracker, "_labels": self,
             "_events": SimpleNamespace(whole=True, delete=self.delete), "_mappings": [],
             "_gres_of": lambda node: (True, GRES),
         }  # fmt: skip
@@ -302,7 +302,7 @@ class World:
 
     def sweep(self, t: Truth) -> None:
         if self.files.pop(t.stem, None) is not None and self.up:
-            self.tracker.job_untold(t.stem)
+            self.tracker.job_unreported(t.stem)
 
     def epilog(self, t: Truth) -> None:
         if t.stem in self.files and self.files[t.stem][1] is None:

@@ -57,11 +57,11 @@ def test_a_directory_with_good_and_bad_in_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "3")
     (tmp_path / "4").write_text("104")
     os.chown(tmp_path / "4", 12345, 12345)
-    found, refused = read_mapping(tmp_path, DCGM, trusted_owners())
+    found, rejected = read_mapping(tmp_path, DCGM, trusted_owners())
     (each,) = found
     assert each._replace(since_ns=0) == Mapped("101", "0", "nvml", 1, 1, "0")
     assert each.since_ns == (tmp_path / "0").stat().st_ctime_ns
-    assert sorted(e.reason for e in refused) == [
+    assert sorted(e.reason for e in rejected) == [
         "bad_job_id", "foreign_owner", "not_regular", "symlink",
     ]  # fmt: skip
     tmp_path.chmod(0o777)
@@ -70,10 +70,10 @@ def test_a_directory_with_good_and_bad_in_it(tmp_path: Path) -> None:
 
 
 def test_it_is_followed_and_comes_and_goes(tmp_path: Path) -> None:
-    refused: list[InputError] = []
+    rejected: list[InputError] = []
     inotify = Inotify()
     place = tmp_path / "gpustat"
-    mapping = MappingDirectory(place, GPUSTAT, inotify, refused.append)
+    mapping = MappingDirectory(place, GPUSTAT, inotify, rejected.append)
     assert mapping.read() is None
     assert not mapping.whole
     place.mkdir()
@@ -91,7 +91,7 @@ def test_it_is_followed_and_comes_and_goes(tmp_path: Path) -> None:
     (place / "0").write_text("bad")
     for _ in range(3):
         assert mapping.read() == frozenset()
-    assert [e.reason for e in refused] == ["bad_job_id"], "counted once, not at every look"
+    assert [e.reason for e in rejected] == ["bad_job_id"], "counted once, not at every look"
     (place / "0").unlink()
     place.rmdir()
     assert any(mapping.handle(event) for event in inotify.read())

@@ -15,7 +15,7 @@ from joulebook.node.workloads.slurm.labels import (
     SETTLED_S,
     SLOW_S,
     LabelReader,
-    next_look_s,
+    next_poll_s,
     read_environment,
 )
 
@@ -24,14 +24,14 @@ def test_looks_are_fast_until_there_is_a_name_and_then_ever_slower() -> None:
     count = 0
     times: list[float] = []
     while not times or times[-1] < 1e7:
-        count, at_s = next_look_s(count, named=False)
+        count, at_s = next_poll_s(count, named=False)
         times.append(at_s)
     settled = [at_s for at_s in times if at_s < SETTLED_S]
     assert settled == sorted(settled) == [*FAST_S[1:], *SLOW_S]
     assert max(b - a for a, b in itertools.pairwise(FAST_S)) <= 0.021
     assert times[len(settled) :][:3] == [16.0, 32.0, 64.0], "a name exported late is seen"
     assert times == sorted(set(times)), "each look is later than the one before, for months"
-    assert next_look_s(3, named=True) == (len(FAST_S), 1.0)
+    assert next_poll_s(3, named=True) == (len(FAST_S), 1.0)
 
 
 def test_only_allowed_names_leave_the_environment(tmp_path: Path) -> None:
@@ -68,13 +68,13 @@ def test_only_allowed_names_leave_the_environment(tmp_path: Path) -> None:
 
 
 def test_label_files(tmp_path: Path) -> None:
-    refused: list[InputError] = []
-    reader = LabelReader(tmp_path, refused.append)
+    rejected: list[InputError] = []
+    reader = LabelReader(tmp_path, rejected.append)
     path = tmp_path / "7.12345.json"
     path.write_text('{"SLURM_JOB_NAME":"x"}')
     assert reader.label_file(Job("7", 0)) == {}, "nobody knows whose job it is"
     assert reader.label_file(Job("7", 0, uid=12345)) == {}
-    assert [e.reason for e in refused] == ["foreign_owner"]
+    assert [e.reason for e in rejected] == ["foreign_owner"]
     os.chown(path, 12345, 12345)
     assert reader.label_file(Job("7", 0, uid=12345)) == {"SLURM_JOB_NAME": "x"}
     reader.forget("7", 12345)

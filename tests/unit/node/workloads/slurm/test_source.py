@@ -43,18 +43,18 @@ def test_a_job_begins_and_ends_by_its_event_file(world: World) -> None:
     assert abs(first.t0_ns + world.clock.utc_offset_ns() - job["start_ns"]) < 200_000
     assert (first.t1_ns, first.evidence, first.parts, first.of) == (None, Evidence.PROLOG, 1, 1)
     assert world.boundaries == [first.t0_ns]
-    world.look()
+    world.poll()
     assert (world.events / "101.0.json").exists()
 
     world.epilog(job)
     ended = world.until(lambda: [c for c in world.claims().get("101", []) if c.t1_ns])
     assert world.boundaries == [first.t0_ns, ended[0].t1_ns]
-    world.look(settle=False)
+    world.poll(settle=False)
     assert (world.events / "101.0.end").exists(), "until it is booked"
     world.tenants.settled()
     assert not list(world.events.iterdir())
     assert world.claims() == {}
-    world.until(lambda: world.look() and world.facts["101"].complete)
+    world.until(lambda: world.poll() and world.facts["101"].complete)
     fact = world.facts["101"]
     assert (fact.labels.user, fact.labels.account, fact.labels.experiment) == ("ada", "nlp", "bert")
     assert fact.complete and fact.ended_ns == ended[0].t1_ns and fact.gpu_count == 2
@@ -69,7 +69,7 @@ def test_a_plain_removal_is_an_end(world: World) -> None:
     (claim,) = world.until(lambda: [c for c in world.claims().get("101", []) if c.t1_ns])
     assert claim.t1_ns is not None
     assert before <= claim.t1_ns <= world.clock.now_ns()
-    world.until(lambda: world.look() and not world.claims())
+    world.until(lambda: world.poll() and not world.claims())
 
 
 def test_an_end_without_end_ns_is_the_time_of_its_renaming(world: World) -> None:
@@ -92,7 +92,7 @@ def test_lived_and_died_while_closed_and_the_same_claim_after_a_restart(world: W
     assert [c.key for c in claims["101"]] == [key]
     assert claims["102"][0].t1_ns is not None
     both = {Evidence.PROLOG, Evidence.SCONTROL}
-    world.until(lambda: world.look(settle=False).complete >= both)
+    world.until(lambda: world.poll(settle=False).complete >= both)
 
 
 def test_an_event_of_an_earlier_boot_is_left_out_and_swept_away(world: World) -> None:
@@ -102,7 +102,7 @@ def test_an_event_of_an_earlier_boot_is_left_out_and_swept_away(world: World) ->
     done = world.event("103", "2", boot_id="00000000-0000-0000-0000-000000000000")
     world.put("103.0.end", {**done, "end_ns": done["start_ns"] + NS_PER_S // 10})
     world.restart()
-    held = world.look(settle=False)
+    held = world.poll(settle=False)
     assert [c.workload.workload for c in held.claims if c.workload] == ["103"]
     assert Evidence.PROLOG in held.complete, "so the core closes what was on record"
     world.tenants.settled()
@@ -133,11 +133,11 @@ def test_half_written_hostile_and_foreign_files_are_refused_and_counted(world: W
     path.write_text(json.dumps(world.event("108", "1")))
     os.chown(path, 12345, 12345)
     path.rename(world.events / "108.0.json")
-    world.until(lambda: world.look(settle=False).rejected.get("foreign_owner"))
+    world.until(lambda: world.poll(settle=False).rejected.get("foreign_owner"))
     world.until(lambda: "101" in world.claims())
     world.restart()
     assert set(world.claims()) == {"101"}
-    assert world.look(settle=False).rejected == {
+    assert world.poll(settle=False).rejected == {
         "not_json": 1, "bad_name": 1, "bad_job_id": 1, "symlink": 1, "too_large": 1,
         "foreign_owner": 1,
     }  # fmt: skip
@@ -150,12 +150,12 @@ def test_a_directory_that_is_too_open_proves_nothing(world: World) -> None:
     world.restart()
     world.prolog("101", "0")
     time.sleep(0.1)
-    held = world.look(settle=False)
+    held = world.poll(settle=False)
     assert held.claims == () and Evidence.PROLOG not in held.complete
     assert held.rejected == {"directory_too_open": 1}
     world.events.chmod(0o755)
     world.until(lambda: world.claims().get("101"))
-    world.until(lambda: Evidence.PROLOG in world.look(settle=False).complete)
+    world.until(lambda: Evidence.PROLOG in world.poll(settle=False).complete)
 
 
 def test_the_directory_may_vanish_and_come_back(world: World) -> None:
@@ -164,7 +164,7 @@ def test_the_directory_may_vanish_and_come_back(world: World) -> None:
     for path in world.events.iterdir():
         path.unlink()
     world.events.rmdir()
-    world.until(lambda: Evidence.PROLOG not in world.look(settle=False).complete)
+    world.until(lambda: Evidence.PROLOG not in world.poll(settle=False).complete)
     world.events.mkdir()
     world.prolog("102", "1")
     world.until(lambda: "102" in world.claims())
@@ -179,13 +179,13 @@ def test_requeued_and_two_nodes(world: World) -> None:
     world.put("102.0.json", one)
     world.put("102.0.n2.json", two)
     world.until(lambda: meters(world, "102") == ["GPU-1", "GPU-2"])
-    world.look()
+    world.poll()
     (world.events / "102.0.json").unlink()
     world.until(lambda: [c for c in world.claims().get("102", []) if c.t1_ns])
-    world.look()
+    world.poll()
     assert world.facts["102"].ended_ns is None
     (world.events / "102.0.n2.json").unlink()
-    world.until(lambda: world.look() and world.facts["102"].ended_ns)
+    world.until(lambda: world.poll() and world.facts["102"].ended_ns)
 
 
 def test_only_the_nodes_of_this_daemon(world: World) -> None:
@@ -228,7 +228,7 @@ def test_many_directories_in_a_queue_of_16_lose_no_job(world: World) -> None:
     claims = world.claims()
     assert claims["101"][0].t1_ns is None and claims["103"][0].t1_ns is None
     assert claims["102"][0].t1_ns is not None
-    world.until(lambda: world.look() and len(world.tenants._table) <= 3, timeout_s=30)
+    world.until(lambda: world.poll() and len(world.tenants._table) <= 3, timeout_s=30)
 
 
 def test_many_jobs_leave_nothing_in_memory(world: World) -> None:
@@ -236,9 +236,9 @@ def test_many_jobs_leave_nothing_in_memory(world: World) -> None:
     for n in range(1, many + 1):
         world.epilog(world.prolog(str(n), "0"))
         if n % 100 == 0:
-            world.look()
-    world.until(lambda: world.look() and not list(world.events.iterdir()))
-    world.until(lambda: world.look() and len(world.tenants._table) == 0)
+            world.poll()
+    world.until(lambda: world.poll() and not list(world.events.iterdir()))
+    world.until(lambda: world.poll() and len(world.tenants._table) == 0)
     assert len(world.facts) == many
 
 
@@ -266,11 +266,11 @@ def test_without_event_files_the_controller_is_asked_once(world: World) -> None:
     assert (first.meter.name, second.meter.name) == ("GPU-1", "GPU-2")
     assert first.evidence is Evidence.SCONTROL
     assert abs(first.t0_ns - before) < NS_PER_S
-    world.look()
+    world.poll()
     world.cgroup_gone(path)
     (claim, _) = world.until(lambda: [c for c in world.claims().get("101.r2", []) if c.t1_ns])
     assert world.boundaries == [claim.t0_ns, claim.t1_ns]
-    world.until(lambda: world.look() and len(world.tenants._table) == 0)
+    world.until(lambda: world.poll() and len(world.tenants._table) == 0)
     fact = world.facts["101.r2"]
     assert (fact.labels.user, fact.labels.account, fact.labels.experiment) == ("ada", "nlp", "gpt")
     assert fact.name == "train_1" and fact.complete
@@ -283,23 +283,23 @@ def test_an_answer_that_does_not_come_is_asked_for_again(world: World) -> None:
     (world.path / "delay").write_text("30")
     world.cgroup("101")
     world.until(world.questions)
-    held = world.look()
+    held = world.poll()
     assert held.claims == () and Evidence.SCONTROL not in held.complete
     world.prolog("102", "3")
     world.until(lambda: "102" in world.claims(), timeout_s=20)
-    world.until(lambda: "controller_silent" in world.look().rejected)
-    assert Evidence.SCONTROL not in world.look().complete
+    world.until(lambda: "controller_silent" in world.poll().rejected)
+    assert Evidence.SCONTROL not in world.poll().complete
     assert set(world.claims()) == {"102"}
     world.record("101", gres="gpu:1(IDX:2)", restarts=1)
     (world.path / "delay").unlink()
     world.until(lambda: meters(world, "101.r1") == ["GPU-2"])
-    assert Evidence.SCONTROL in world.look().complete
+    assert Evidence.SCONTROL in world.poll().complete
 
 
 def test_an_answer_about_somebody_else_is_not_taken(world: World) -> None:
     world.record("101", uid=os.getuid() + 1)
     world.cgroup("101")
-    world.until(lambda: world.look() and "101" in world.facts)
+    world.until(lambda: world.poll() and "101" in world.facts)
     assert world.claims() == {}
     assert world.facts["101"].labels.user == ""
 
@@ -322,7 +322,7 @@ def test_labels_from_the_environment_and_no_secrets(world: World) -> None:
         AWS_SECRET_ACCESS_KEY="s3cret-2",
     )  # fmt: skip
     world.cgroup("101", pids=[pid])
-    world.until(lambda: world.look() and "101" in world.facts and world.facts["101"].name)
+    world.until(lambda: world.poll() and "101" in world.facts and world.facts["101"].name)
     fact = world.facts["101"]
     assert (fact.display, fact.name, fact.labels.experiment) == ("", "bert_7", "proj ect")
     assert fact.extra["qos"] == "high"
@@ -335,7 +335,7 @@ def test_the_environment_of_another_user_does_not_count(world: World) -> None:
     pid = world.process("101", SLURM_JOB_NAME="not mine")
     world.cgroup("101", pids=[pid])
     time.sleep(0.3)
-    world.look()
+    world.poll()
     assert world.facts["101"].name == ""
 
 
@@ -348,11 +348,11 @@ def test_a_label_file_of_the_task_prolog(world: World) -> None:
         '"JOULEBOOK_STAGE":"SFT"}'
     )
     job = world.prolog("101", "0")
-    world.until(lambda: world.look() and "101" in world.facts and world.facts["101"].name)
+    world.until(lambda: world.poll() and "101" in world.facts and world.facts["101"].name)
     fact = world.facts["101"]
     assert (fact.labels.experiment, fact.stage) == ("paper", "SFT")
     world.epilog(job)
-    world.until(lambda: world.look() and not list(labels.iterdir()))
+    world.until(lambda: world.poll() and not list(labels.iterdir()))
 
 
 def test_leftovers_of_a_reboot_are_no_jobs(world: World) -> None:
@@ -368,7 +368,7 @@ def test_whose_process_it_is(world: World, tmp_path: Path) -> None:
     assert world.tenants.identify(os.getpid()) is None
     assert world.tenants.identify(2**22 + 1) is None
     world.prolog("101", "0", restart_count=2)
-    world.until(lambda: world.look() and world.facts)
+    world.until(lambda: world.poll() and world.facts)
     proc = tmp_path / "proc" / "42"
     proc.mkdir(parents=True)
     (proc / "cgroup").write_text("3:freezer:/slurm_n1/uid_0/job_101/step_0\n")
@@ -394,10 +394,10 @@ def test_a_sluid_is_named_by_its_own_processes_only(world: World, tmp_path: Path
     world.until(lambda: world.tenants.identify(0))
     found = world.tenants.identify(0)
     assert found is not None and found.workload == "101"
-    world.until(lambda: world.look() and "101" in world.facts and world.facts["101"].name)
+    world.until(lambda: world.poll() and "101" in world.facts and world.facts["101"].name)
     time.sleep(0.3)
     assert world.tenants.identify(1) is None, "a process of another user's job says it is 102"
-    assert world.look().rejected == {}
+    assert world.poll().rejected == {}
 
 
 # -- when labels are settled
@@ -405,17 +405,17 @@ def test_a_sluid_is_named_by_its_own_processes_only(world: World, tmp_path: Path
 
 def test_the_model_of_its_devices_is_told_for_good(world: World) -> None:
     job = world.prolog("101", "3", "0", "1")
-    world.until(lambda: world.look() and "101" in world.facts)
+    world.until(lambda: world.poll() and "101" in world.facts)
     assert world.facts["101"].extra["gpu_model"] == "M0,M1"
     world.epilog(job)
-    world.until(lambda: world.look() and world.facts["101"].ended_ns)
+    world.until(lambda: world.poll() and world.facts["101"].ended_ns)
     assert world.facts["101"].extra["gpu_model"] == "M0,M1"
 
 
 def test_the_array_of_a_task(world: World) -> None:
     world.record("107", array="ArrayJobId=101 ArrayTaskId=7 ", gres="gpu:1(IDX:0)")
     world.cgroup("107")
-    world.until(lambda: world.look() and "107" in world.facts and world.facts["107"].display)
+    world.until(lambda: world.poll() and "107" in world.facts and world.facts["107"].display)
     assert world.facts["107"].display == "101_7"
     assert world.facts["107"].extra["array"] == "101"
 
@@ -423,7 +423,7 @@ def test_the_array_of_a_task(world: World) -> None:
 def settles_within(world: World, job: str, timeout_s: float) -> bool:
     try:
         world.until(
-            lambda: world.look() and job in world.facts and world.facts[job].complete, timeout_s
+            lambda: world.poll() and job in world.facts and world.facts[job].complete, timeout_s
         )
     except AssertionError:
         return False
@@ -441,7 +441,7 @@ def test_with_nobody_left_to_ask_a_decided_job_is_settled_early(world: World) ->
     assert not world.facts["102"].complete, "a variable may still name its experiment"
     pid = world.process("101", SLURM_JOB_NAME="late")
     world.cgroup("101", pids=[pid])
-    world.until(lambda: world.look() and world.facts["101"].name == "late")
+    world.until(lambda: world.poll() and world.facts["101"].name == "late")
 
 
 def test_a_task_of_an_array_may_still_be_told_to_be_one(world: World) -> None:
@@ -470,9 +470,9 @@ def test_that_nobody_knows_the_order_is_said_once_and_counted(
     world.open()
     for job in ("101", "102"):
         world.prolog(job, "0")
-        world.until(lambda job=job: world.look() and job in world.facts)  # type: ignore[misc]
+        world.until(lambda job=job: world.poll() and job in world.facts)  # type: ignore[misc]
     for _ in range(3):
-        assert world.look().rejected == {"gres_unknown": 2}
+        assert world.poll().rejected == {"gres_unknown": 2}
     assert meters(world, None) == [f"GPU-{n}" for n in range(4) for _ in "12"]
     (said,) = [r.getMessage() for r in caplog.records if "unknown_holder" in r.getMessage()]
     assert str(tmp_path / "gres.conf") in said
@@ -480,7 +480,7 @@ def test_that_nobody_knows_the_order_is_said_once_and_counted(
     assert (fact.labels.user, fact.gpu_count, fact.evidence) == ("ada", 1, "prolog")
     assert "gpu_model" not in fact.extra
     world.prolog("103", "MIG-5", gpu_ids="uuid")
-    world.until(lambda: world.look().rejected.get("gpu_unknown"))
+    world.until(lambda: world.poll().rejected.get("gpu_unknown"))
     world.close()
 
 
@@ -545,14 +545,14 @@ def test_job_mapping_of_dcgm_exporter_and_gpustat(tmp_path: Path) -> None:
     world.record("101", gres="")
     world.record("102", gres="")
     world.restart()
-    assert world.look().complete >= {Evidence.JOB_MAPPING, Evidence.GPUSTAT}
+    assert world.poll().complete >= {Evidence.JOB_MAPPING, Evidence.GPUSTAT}
     (mapping / "0").write_text("101\n")
     (gpustat / "0").write_text(f"102 {os.getuid()}\n")
     world.until(lambda: set(world.claims()) == {"101", "102"})
     claims = world.claims()
     assert [(c.meter.name, c.evidence) for c in claims["101"]] == [("GPU-0", Evidence.JOB_MAPPING)]
     assert [(c.meter.name, c.evidence) for c in claims["102"]] == [("GPU-3", Evidence.GPUSTAT)]
-    world.look()
+    world.poll()
     (mapping / "0").write_text("101\n103\n")
     shared = world.until(lambda: world.claims() if "103" in world.claims() else None)
     assert sorted((c.parts, c.of, c.t1_ns is None) for c in shared["101"]) == [
@@ -572,7 +572,7 @@ def test_job_mapping_of_dcgm_exporter_and_gpustat(tmp_path: Path) -> None:
     }
     (mapping / "1.5").write_text("101\n")
     (gpustat / "MIG-aaaaaaaa").write_text(f"102 {os.getuid()}\n")
-    world.until(lambda: len(world.look().rejected) and None in world.claims())
+    world.until(lambda: len(world.poll().rejected) and None in world.claims())
     assert {c.meter.name for c in world.claims()[None]} == {"GPU-1"}, "its card is known"
     for each in (mapping / "1.5", gpustat / "MIG-aaaaaaaa"):
         each.unlink()
@@ -581,7 +581,7 @@ def test_job_mapping_of_dcgm_exporter_and_gpustat(tmp_path: Path) -> None:
     (mapping / "0").write_text("0\n")
     (gpustat / "0").unlink()
     world.until(lambda: all(c.t1_ns for cs in world.claims().values() for c in cs))
-    world.until(lambda: world.look() and len(world.tenants._table) == 0)
+    world.until(lambda: world.poll() and len(world.tenants._table) == 0)
     assert world.facts["102"].labels.account == "nlp"
     world.close()
 
@@ -595,7 +595,7 @@ def test_open_and_close_leave_no_thread_and_no_descriptor(world: World) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         world.restart()
-        world.look()
+        world.poll()
     world.tenants.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -603,17 +603,17 @@ def test_open_and_close_leave_no_thread_and_no_descriptor(world: World) -> None:
 def test_a_fault_of_ours_is_said_and_survived(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reported = world.tenants._news.job_told
+    reported = world.tenants._tracker.job_told
 
     def broken(*_: object, **__: object) -> None:
-        monkeypatch.setattr(world.tenants._news, "job_told", reported)
+        monkeypatch.setattr(world.tenants._tracker, "job_told", reported)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(world.tenants._news, "job_told", broken)
+    monkeypatch.setattr(world.tenants._tracker, "job_told", broken)
     world.prolog("101", "0")
-    world.until(lambda: world.look().complete == frozenset())
-    world.until(lambda: "101" in world.claims() and world.look().complete)
-    assert world.look().rejected == {"fault": 1}
+    world.until(lambda: world.poll().complete == frozenset())
+    world.until(lambda: "101" in world.claims() and world.poll().complete)
+    assert world.poll().rejected == {"fault": 1}
     assert "rescanning" in caplog.text
 
 
@@ -621,7 +621,7 @@ def test_an_answer_that_breaks_something_is_no_answer(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job is asked for again, and the watch over its end goes on."""
-    kept = world.tenants._news.table.kept
+    kept = world.tenants._tracker.table.kept
     broken = iter([ZeroDivisionError, ValueError])
     true = kept.recognise
 

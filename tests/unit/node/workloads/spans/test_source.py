@@ -358,7 +358,7 @@ def test_that_a_file_is_gone_ends_nothing(node: Node) -> None:
         node.until(("swept", False))
         for each in node.directory.iterdir():
             each.unlink()
-        node.source._look()
+        node.source._poll()
         assert node.marks() == [("swept", False)]
     node.until(("swept", True))
 
@@ -395,7 +395,7 @@ def test_no_file_keeps_the_daemon_from_starting(tmp_path: Path, junk: bytes) -> 
     node = Node(directory)
     try:
         (directory / mine(2)).write_bytes(said())
-        node.source._look()
+        node.source._poll()
         assert node.marks() == [("bert", False)]
     finally:
         node.source.close()
@@ -411,7 +411,7 @@ def test_the_files_of_one_user_are_not_in_the_way_of_another(
             (node.directory / f"4194{n:03}-1-1.json").write_bytes(b"{}")
             (node.directory / f"junk-{n}").write_bytes(b"x")
         (node.directory / "large").write_bytes(b"x" * (files.MAX_BYTES + 1))
-        node.source._look()
+        node.source._poll()
         assert len(list(node.directory.iterdir())) <= 9
         assert node.rejected()["quota"] >= 72
         assert node.marks() == [("honest", False)]

@@ -1,0 +1,196 @@
+"""Implement `joulebook acct`: the jobs of a user, from the lab server, as sacct lists them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from joulebook.commands.shared.options import Options, command, option
+from joulebook.config import load
+from joulebook.core.sanitize import one_line
+from joulebook.errors import ConfigError, HttpFailure, InputError
+from joulebook.http_client import Web
+from joulebook.lab.web import munge
+from joulebook.terminal import Column, Screen
+from joulebook.units import UJ_PER_KWH
+
+FIELDS = (
+    "JobID", "JobName", "User", "Account", "Experiment", "Cluster", "Start", "End", "GPUs",
+    "GPUHours", "EnergyKWh", "IdleKWh", "Cost", "CO2eKg", "Outcome",
+)  # fmt: skip
+USUAL = (
+    "JobID", "JobName", "User", "Experiment", "Start", "GPUHours", "EnergyKWh", "Cost", "CO2eKg",
+)  # fmt: skip
+_FIGURES = frozenset({"GPUs", "GPUHours", "EnergyKWh", "IdleKWh", "Cost", "CO2eKg"})
+_PAGE = 1_000
+
+
+class LabClient:
+    """The lab server as a user of this machine sees it."""
+
+    def __init__(self, url: str, munge_socket: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._web = Web()
+        self._munge_socket = munge_socket
+        self._token = ""
+
+    def get(self, path: str, fields: Mapping[str, str]) -> dict[str, Any]:
+        """Return an answer. Raises `InputError` with what the server says."""
+        if not self._token:
+            self._log_in()
+        return self._ask(path, fields)
+
+    def link(self) -> str:
+        """Return a link that lets a browser in. Raises `InputError`."""
+        self._log_in()
+        return str(self._ask("/api/v1/link", post=True)["secret"])
+
+    def _log_in(self) -> None:
+        nonce = self._ask("/api/v1/nonce", post=True)
+        credential = munge.encode(
+            self._url, str(nonce["nonce"]), int(nonce["server_uid"]), self._munge_socket
+        )
+        answer = self._ask("/api/v1/session", post=True, authorization=f"Munge {credential}")
+        self._token = str(answer["secret"])
+
+    def _ask(
+        self,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        *,
+        post: bool = False,
+        authorization: str = "",
+    ) -> dict[str, Any]:
+        shown = authorization or (f"Bearer {self._token}" if self._token else "")
+        headers = {"Authorization": shown} if shown else {}
+        try:
+            answer = self._web.ask(f"{self._url}{path}", dict(fields or {}), headers, post=post)
+        except HttpFailure as error:
+            raise InputError(f"{self._url}: {error}", reason="down") from None
+        try:
+            found = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{self._url}: not a lab server (status {answer.status})", reason="answer"
+            ) from None
+        if not isinstance(found, dict) or answer.status >= 400:
+            said = found.get("error", answer.status) if isinstance(found, dict) else "no object"
+            raise InputError(f"{self._url}: {one_line(str(said), 300)}", reason="refused")
+        return found
+
+
+def main(args: Options) -> int:
+    """List jobs, or print a link for the browser."""
+    config = load(args.config, os.environ)
+    url = args.lab or config.lab.url
+    if not url:
+        raise ConfigError("lab.url is not set: give --lab URL, or set it for all users")
+    client, screen = LabClient(url, config.lab.munge_socket), Screen()
+    if args.web:
+        screen.say(client.link())
+        return 0
+    rows = list(_jobs(client, args))
+    if args.json:
+        screen.say(json.dumps(rows, indent=2))
+        return 0
+    names = _names(args.format)
+    cells = [[_cell(row, name) for name in names] for row in rows]
+    if args.parsable2:
+        for line in (names, *cells):
+            screen.say("|".join(text.replace("|", "/") for text in line))
+        return 0
+    titles = [Column(name, right=name in _FIGURES, name=name not in _FIGURES) for name in names]
+    for text in screen.table(titles, cells):
+        screen.say(text)
+    if not rows:
+        Screen(sys.stderr).say("joulebook acct: no job used energy on these days")
+    return 0
+
+
+def _jobs(client: LabClient, args: Options) -> Iterator[dict[str, Any]]:
+    """Yield all jobs of the asked days, the latest first."""
+    fields = {
+        "since": args.starttime.strftime("%Y-%m-%d"),
+        "until": (args.endtime + timedelta(days=1)).strftime("%Y-%m-%d"),
+        "user": args.user, "account": args.account, "experiment": args.experiment,
+        "limit": f"{_PAGE}",
+    }  # fmt: skip
+    after = ""
+    while True:
+        answer = client.get("/api/v1/jobs", {**fields, "after": after})
+        yield from answer["jobs"]
+        after = answer["next"]
+        if not after:
+            return
+
+
+def _names(asked: str) -> list[str]:
+    known = {name.lower(): name for name in FIELDS}
+    if not asked:
+        return list(USUAL)
+    wanted = [name.strip().lower() for name in asked.split(",")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(f"--format {', '.join(unknown)}: expected some of {','.join(FIELDS)}")
+    return [known[name] for name in wanted]
+
+
+def _cell(job: Mapping[str, Any], name: str) -> str:
+    """Return one field of a job."""
+    told = job["figures"]
+    plain = {
+        "JobID": job["id"], "JobName": job["name"], "User": job["user"],
+        "Account": job["account"], "Experiment": job["experiment"], "Cluster": job["cluster"],
+        "Start": _moment(job["started_utc_s"]), "End": _moment(job["ended_utc_s"]),
+        "GPUs": str(job["gpu_count"]), "GPUHours": f"{float(told['gpu_hours']):.4f}",
+        "EnergyKWh": f"{float(told['energy_kwh']):.6f}",
+        "IdleKWh": f"{told['idle_uj'] / UJ_PER_KWH:.6f}",
+        "Cost": ", ".join(f"{float(v):.4f} {c}" for c, v in told["cost"].items()),
+        "CO2eKg": "" if told["co2e_kg"] is None else f"{float(told['co2e_kg']):.4f}",
+        "Outcome": job["outcome"],
+    }  # fmt: skip
+    return one_line(plain[name], 100)
+
+
+def _moment(utc_s: float | None) -> str:
+    if utc_s is None:
+        return "Unknown"
+    return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@command()
+@option("--lab", metavar="URL", default="", help="Address of the lab server (default: lab.url).")
+@option("--web", is_flag=True, help="Print a link that opens the lab's pages in a browser, once.")
+@option("--user", metavar="NAME", default="", help="Jobs of this user (default: all you may see).")
+@option("--account", metavar="NAME", default="", help="Jobs of this account.")
+@option("--experiment", metavar="NAME", default="", help="Jobs of this experiment.")
+@option(
+    "-S",
+    "--starttime",
+    type=_DAY,
+    metavar="DAY",
+    default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
+    help="First day, as in 2026-11-30, UTC (default: today).",
+)
+@option(
+    "-E",
+    "--endtime",
+    type=_DAY,
+    metavar="DAY",
+    default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
+    help="Last day (default: today).",
+)
+@option("-o", "--format", metavar="FIELDS", default="", help=f"Fields, of {','.join(FIELDS)}.")
+@option("-P", "--parsable2", is_flag=True, help="Separate fields by | and do not align them.")
+@option("--json", is_flag=True, help="Print one JSON array.")
+def acct(options: Options) -> int:
+    """List the jobs that you may see, with energy, cost and CO2e, from the lab server."""
+    return main(options)

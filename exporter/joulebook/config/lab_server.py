@@ -1,0 +1,75 @@
+"""Keys for the lab server: `[lab]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from joulebook.config.node import Section, doc
+
+
+class LabSection(Section, frozen=True):
+    """The lab server: pages and an API over the collected ledger, for everybody in the lab."""
+
+    url: Annotated[
+        str,
+        doc(
+            "Address of the lab server for commands on login nodes (`joulebook acct`). Empty: "
+            "the option --lab."
+        ),
+    ] = ""
+    listen: Annotated[str, doc("host:port of the lab server.")] = "127.0.0.1:9817"
+    socket: Annotated[
+        str,
+        doc(
+            "Path of a Unix socket on which users of this machine, or a proxy, are known by their "
+            "account. Empty: none."
+        ),
+    ] = ""
+    public_url: Annotated[
+        str, doc("Address of the lab server as browsers see it. Empty: http:// and `listen`.")
+    ] = ""
+    admins: Annotated[
+        tuple[str, ...],
+        doc("Users who see everything, besides root and the server's own account."),
+    ] = ()
+    coordinators: Annotated[
+        dict[str, tuple[str, ...]],
+        doc('Users who see all jobs of an account: "account" = ["ada", "grace"].'),
+    ] = {}
+    public: Annotated[
+        tuple[Literal["totals"], ...],
+        doc('What is open to everybody: "totals" are the lab\'s sums, which name nobody.'),
+    ] = ()
+    munge: Annotated[bool, doc("Accept MUNGE credentials, as SLURM does.")] = True
+    munge_socket: Annotated[str, doc("Socket of munged. Empty: the usual one.")] = ""
+    proxy_user: Annotated[
+        str,
+        doc(
+            "Account of a reverse proxy that proves who its users are and asks on `socket`; only "
+            "this account may name others. Empty: none."
+        ),
+    ] = ""
+    admin_comment: Annotated[
+        bool,
+        doc(
+            "Write what a job consumed into its AdminComment in SLURM's accounting, once it is "
+            "booked on all of its nodes. The server's account must be SlurmUser or an Operator."
+        ),
+    ] = False
+    proxy_header: Annotated[str, doc("Header in which the proxy names the user.")] = "X-Remote-User"
+
+
+def lab_conflicts(lab: LabSection) -> Iterator[tuple[str, str]]:
+    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
+    for key in ("url", "public_url"):
+        value = getattr(lab, key)
+        if value and not re.fullmatch(r"https?://[^/?#\s@]+/?", value):
+            yield f"lab.{key}", f"{value!r}: expected http(s)://host:port without a path"
+    if lab.socket and not lab.socket.startswith("/"):
+        yield "lab.socket", f"{lab.socket!r}: expected an absolute path"
+    if lab.proxy_user and not lab.socket:
+        yield "lab.proxy_user", "expected together with lab.socket, on which the proxy asks"
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", lab.proxy_header, re.ASCII):
+        yield "lab.proxy_header", f"{lab.proxy_header!r}: expected the name of a header"

@@ -1,0 +1,77 @@
+"""The figures of an answer: whole numbers as they are booked, and decimals for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
+from joulebook.core.money.rates import NANO
+from joulebook.core.report.rollup import net
+from joulebook.core.units_text import decimal
+from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
+
+CO2E = Charge(Item.CO2E)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Energy, GPU time, money and CO2e.
+
+    Attributes:
+        energy_uj: Energy as booked, in microjoules, all components together.
+        energy_uj_by_component: The same by component: `gpu`, `cpu`, `dram`, `other`.
+        idle_uj: The part of it consumed while the GPU was held and did no work.
+        held_ns: GPU time held, in nanoseconds.
+        idle_ns: The part of it in which the GPU did no work.
+        energy_kwh: `energy_uj` in kWh, floored to nine digits.
+        gpu_hours: `held_ns` in hours, floored to nine digits.
+        cost: Electricity, less credits, and hardware, by currency.
+        idle_cost: The part of it for idle time, by currency.
+        co2e_kg: CO2e in kilograms; `null`: no intensity is known.
+
+    """
+
+    energy_uj: int
+    energy_uj_by_component: dict[str, int]
+    idle_uj: int
+    held_ns: int
+    idle_ns: int
+    energy_kwh: str
+    gpu_hours: str
+    cost: dict[str, str]
+    idle_cost: dict[str, str]
+    co2e_kg: str | None
+
+
+def figures(by_component: Mapping[str, Amount], charges: Charges) -> Figures:
+    """Return the figures of what was booked and charged."""
+    amount = ZERO
+    for more in by_component.values():
+        amount = amount.plus(more)
+    return Figures(
+        amount.energy_uj,
+        {name: by_component[name].energy_uj for name in sorted(by_component)},
+        amount.idle_uj,
+        amount.held_ns,
+        amount.idle_ns,
+        decimal(amount.energy_uj, UJ_PER_KWH),
+        decimal(amount.held_ns, NS_PER_HOUR),
+        {currency: _money(value) for currency, value in sorted(net(charges).items())},
+        {currency: _money(value) for currency, value in sorted(idle_cost(charges).items())},
+        _money(charges[CO2E]) if CO2E in charges else None,
+    )
+
+
+def idle_cost(charges: Charges) -> dict[str, Exact]:
+    """Return what idle time cost, electricity and hardware together, by currency."""
+    found: dict[str, Exact] = {}
+    for (item, currency), amount in charges.items():
+        if item in IDLE_PARTS.values():
+            found[currency] = found.get(currency, Exact()).plus(amount)
+    return found
+
+
+def _money(amount: Exact) -> str:
+    return decimal(amount.floor, NANO)

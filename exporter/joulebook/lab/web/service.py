@@ -1,0 +1,96 @@
+"""What the handlers of pages and API share: settings, connections, and who asks."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from joulebook.config import Config
+from joulebook.errors import LedgerError
+from joulebook.lab.collected.database import Database
+from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.view import LabView
+from joulebook.lab.web.viewer import Directory, Viewer
+
+_IDLE = 8
+"""Connections that are kept for the next request."""
+
+
+class Databases:
+    """Open connections to the collected ledger, used by one request at a time."""
+
+    def __init__(self, connect: Callable[[], Database]) -> None:
+        self._connect = connect
+        self._idle: queue.LifoQueue[Database] = queue.LifoQueue(_IDLE)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Database]:
+        """Yield a connection; one on which anything failed is closed. Raises `LedgerError`."""
+        try:
+            database = self._idle.get_nowait()
+        except queue.Empty:
+            database = self._connect()
+        try:
+            yield database
+        except LedgerError:
+            database.close()
+            raise
+        except BaseException:
+            self._keep(database)
+            raise
+        self._keep(database)
+
+    def close(self) -> None:
+        """Close what is open."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    def _keep(self, database: Database) -> None:
+        try:
+            self._idle.put_nowait(database)
+        except queue.Full:
+            database.close()
+
+
+class Lab(msgspec.Struct, frozen=True):
+    """One lab server.
+
+    Attributes:
+        config: Its configuration.
+        databases: Connections to the collected ledger.
+        directory: What the site says of people.
+        proxy: Who may name users in a header.
+        url: Its address as browsers see it.
+        server_uid: Its account, for which credentials are made.
+        now_s: The clock.
+
+    """
+
+    config: Config
+    databases: Databases
+    directory: Directory
+    proxy: Proxy
+    url: str
+    server_uid: int
+    now_s: Callable[[], float] = time.time
+
+    @property
+    def urls(self) -> frozenset[str]:
+        """Return the addresses under which commands ask for it."""
+        return frozenset({self.url, f"http://{self.config.lab.listen}"})
+
+    @property
+    def secure(self) -> bool:
+        """Return whether browsers come by TLS, so that cookies may only go there."""
+        return self.url.startswith("https:")
+
+    @contextlib.contextmanager
+    def view(self, viewer: Viewer) -> Iterator[LabView]:
+        """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
+        with self.databases.one() as database, database.transaction(writes=False):
+            yield LabView(database, viewer)

@@ -1,0 +1,317 @@
+"""The one way from a request to the collected ledger: what a viewer may see of it, and no more.
+
+Every question carries the viewer's scope into its SQL. Totals over what others have are grouped by
+account or by nothing, so that they name nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from joulebook.core.energy.readings import Meter
+from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.money.amounts import Charge, Charges, Item, add
+from joulebook.core.report.dataset import (
+    ReportData,
+    ReportWorkload,
+    Selection,
+    replay_warning,
+)
+from joulebook.core.report.parts import put_together
+from joulebook.core.report.rollup import own_rates
+from joulebook.core.report.runs import totals
+from joulebook.errors import InputError
+from joulebook.lab.collected import bills, months, report_query
+from joulebook.lab.collected.bills import exact, halves, wholes
+from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.web.viewer import Scope, Viewer
+
+DAY_S = months.DAY_S
+
+MOST_JOBS = 50_000
+"""The most parts of jobs of one question; more ask for a shorter time."""
+
+_AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
+
+OWNER = BilledOwner._fields
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Energy and money of one owner.
+
+    Attributes:
+        owner: Whose it is; fields that were not asked for are empty.
+        by_component: Energy and GPU time by component (`gpu`, `cpu`, `dram`, `other`).
+        charges: Money and CO2e, exact.
+
+    """
+
+    owner: BilledOwner
+    by_component: Mapping[str, Amount] = {}
+    charges: Charges = {}
+
+    @property
+    def amount(self) -> Amount:
+        """Return the sum over all components."""
+        return _sum(self.by_component)
+
+
+class JobLine(msgspec.Struct, frozen=True):
+    """One job in a list: what is known of it, its energy and its charges."""
+
+    job: ReportWorkload
+    by_component: Mapping[str, Amount] = {}
+    charges: Charges = {}
+
+    @property
+    def amount(self) -> Amount:
+        """Return the sum over all components."""
+        return _sum(self.by_component)
+
+
+class JobFilter(msgspec.Struct, frozen=True):
+    """Which jobs are asked for; an empty name selects all. Days are UTC, `until_s` excluded."""
+
+    since_s: int
+    until_s: int
+    user: str = ""
+    account: str = ""
+    experiment: str = ""
+
+
+class NodeLine(NamedTuple):
+    """The collection of one ledger: how far it is booked, and how many changes are missing."""
+
+    cluster: str
+    node: str
+    booked_to_s: int
+    seen_s: int
+    missing: int
+    target: str
+
+
+def by_component(by_meter: Mapping[Meter, Amount]) -> dict[str, Amount]:
+    """Return amounts by component."""
+    found: dict[str, Amount] = {}
+    for meter, amount in by_meter.items():
+        name = meter.component.value
+        found[name] = found.get(name, ZERO).plus(amount)
+    return found
+
+
+def _sum(by_component: Mapping[str, Amount]) -> Amount:
+    found = ZERO
+    for amount in by_component.values():
+        found = found.plus(amount)
+    return found
+
+
+class LabView:
+    """What one viewer sees of one open database."""
+
+    def __init__(self, database: Database, viewer: Viewer) -> None:
+        self._database = database
+        self.viewer = viewer
+        self._scope = viewer.scope
+
+    def months(self) -> list[bills.Period]:
+        """Return the months in which the viewer has anything, the latest first."""
+        where, values = self._scope.sql("person", "account")
+        mine = self._database.rows(
+            "SELECT DISTINCT month FROM used_entries JOIN owners ON owners.id = owner"  # noqa: S608
+            f" WHERE {where}",
+            values,
+        )
+        there = {month for (month,) in mine}
+        return [each for each in reversed(bills.periods(self._database)) if each.month in there]
+
+    def usage(self, month: int, by: Sequence[str] = OWNER) -> list[Usage]:
+        """Return what a month holds for the viewer, grouped by fields of the owner."""
+        return self._usage(month, by, *self._scope.sql("person", "account"))
+
+    def accounts(self, month: int) -> list[Usage]:
+        """Return the totals of the viewer's accounts, which name nobody."""
+        if self._scope.everything:
+            return self._usage(month, ("account",), "remainder = ''", [])
+        mine = [str(account) for (account,) in self._own_accounts()]
+        if not mine:
+            return []
+        where = f"account IN ({', '.join('?' * len(mine))})"
+        return self._usage(month, ("account",), where, [*mine])
+
+    def totals(self, month: int) -> list[Usage]:
+        """Return the lab's totals by remainder (empty: used by somebody).
+
+        Raises `InputError` (`forbidden`) if these are not open to the viewer.
+        """
+        if not self.viewer.sees_totals:
+            raise InputError("the lab's totals are for administrators", reason="forbidden")
+        return self._usage(month, ("remainder",), "1 = 1", [])
+
+    def jobs(self, wanted: JobFilter) -> list[JobLine]:
+        """Return the jobs with energy in those days, the latest first.
+
+        Raises `InputError` (`too_many`) for more than can be listed.
+        """
+        where, values = self._scope.sql("o.person", "o.account")
+        for column, name in (("person", wanted.user), ("account", wanted.account),
+                             ("experiment", wanted.experiment)):  # fmt: skip
+            if name:
+                where += f" AND o.{column} = ?"
+                values.append(name)
+        days: list[object] = [wanted.since_s // DAY_S * DAY_S, wanted.until_s]
+        chosen = (
+            "FROM {table} u JOIN workloads w ON w.id = u.workload JOIN owners o ON o.id = w.owner"
+            f" WHERE u.day_s >= ? AND u.day_s < ? AND {where}"
+        )
+        of: dict[int, dict[str, Amount]] = {}
+        for number, component, *sums in self._database.rows(
+            f"SELECT w.id, u.component, {halves(*_AMOUNT)} {chosen.format(table='used')}"
+            f" GROUP BY w.id, u.component LIMIT {MOST_JOBS + 1}",
+            [*days, *values],
+        ):
+            of.setdefault(number, {})[component] = Amount(*wholes(sums))
+        if len(of) > MOST_JOBS or sum(map(len, of.values())) > MOST_JOBS:
+            raise InputError(
+                f"more than {MOST_JOBS:,} jobs: ask for fewer days, or for one user, account or "
+                "experiment",
+                reason="too_many",
+            )
+        paid: dict[int, Charges] = {}
+        for number, item, currency, *sums in self._database.rows(
+            f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
+            f" {chosen.format(table='billed')} GROUP BY w.id, u.item, u.currency",
+            [*days, *values],
+        ):
+            more: Charges = {Charge(Item(item), currency): exact(sums)}
+            paid[number] = add(paid.get(number, {}), more)
+        return self._put_together(of, paid)
+
+    def _put_together(
+        self, of: Mapping[int, Mapping[str, Amount]], paid: Mapping[int, Charges]
+    ) -> list[JobLine]:
+        """Join the parts of jobs on several nodes."""
+        runs = put_together(report_query.parts(self._database, sorted({*of, *paid})))
+        lines: dict[object, JobLine] = {}
+        for number, run in runs.items():
+            line = lines.get(run.id) or JobLine(run)
+            by_component = dict(line.by_component)
+            for component, amount in of.get(number, {}).items():
+                by_component[component] = by_component.get(component, ZERO).plus(amount)
+            lines[run.id] = JobLine(run, by_component, add(line.charges, paid.get(number, {})))
+        return sorted(
+            lines.values(), key=lambda line: (-(line.job.started_utc_ns or 0), str(line.job.id))
+        )
+
+    def runs(self, wanted: Selection) -> list[JobLine]:
+        """Return the selected runs, from all that is booked, in the order of their start."""
+        return [
+            JobLine(
+                each.workload,
+                by_component(each.by_meter),
+                each.bill,
+            )
+            for each in totals(self.dataset(0, FOREVER_S, wanted))
+        ]
+
+    def dataset(self, since_s: int, until_s: int, wanted: Selection) -> ReportData:
+        """Return the data of a report on what the viewer may see of a selection."""
+        found = report_query.account(self._database, since_s, until_s, wanted)
+        return found if self._scope.everything else restricted(found, self._scope)
+
+    def nodes(self) -> list[NodeLine]:
+        """Return the state of collection. Raises `InputError` (`forbidden`) for non-admins."""
+        if not self.viewer.admin:
+            raise InputError("the nodes are for administrators", reason="forbidden")
+        return [
+            NodeLine(cluster, node, booked_to_s, seen_s, last_seq - position, target)
+            for cluster, node, booked_to_s, seen_s, last_seq, position, target in
+            self._database.rows(
+                "SELECT cluster, node, booked_to_s, seen_s, last_seq, position, target"
+                " FROM ledgers ORDER BY cluster, node"
+            )
+        ]  # fmt: skip
+
+    def replayed_nodes(self) -> list[str]:
+        """Return the nodes that played a recorded trace, whose figures were not measured there."""
+        return sorted({node for node, *_ in bills.replayed_meters(self._database)})
+
+    def collected_to_s(self) -> int:
+        """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
+        ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")
+        return int(latest)
+
+    def _own_accounts(self) -> Sequence[tuple[Any, ...]]:
+        where, values = self._scope.sql("person", "account")
+        return self._database.rows(
+            f"SELECT DISTINCT account FROM owners WHERE account <> '' AND {where}",  # noqa: S608
+            values,
+        )
+
+    def _usage(
+        self, month: int, by: Sequence[str], where: str, values: Sequence[object]
+    ) -> list[Usage]:
+        if set(by) - set(OWNER):
+            raise ValueError(f"not fields of an owner: {by}")
+        names = ", ".join(by)
+        used: dict[BilledOwner, dict[str, Amount]] = {}
+        paid: dict[BilledOwner, Charges] = {}
+        for *who, component, e1, e2, i1, i2, h1, h2, n1, n2 in self._database.rows(
+            f"SELECT {names}, component, {halves(*_AMOUNT)} FROM used_entries"  # noqa: S608
+            f" JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
+            f" GROUP BY {names}, component",
+            [month, *values],
+        ):
+            owner = BilledOwner(**dict(zip(by, who, strict=True)))
+            amount = Amount(*wholes((e1, e2, i1, i2, h1, h2, n1, n2)))
+            used.setdefault(owner, {})[component] = amount
+        for *who, item, currency, w1, w2, n1, n2, r1, r2 in self._database.rows(
+            f"SELECT {names}, item, currency, {halves('whole', 'nano', 'rest')}"  # noqa: S608
+            f" FROM billed_entries JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
+            f" GROUP BY {names}, item, currency",
+            [month, *values],
+        ):
+            owner = BilledOwner(**dict(zip(by, who, strict=True)))
+            more: Charges = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
+            paid[owner] = add(paid.get(owner, {}), more)
+        return [
+            Usage(owner, used.get(owner, {}), paid.get(owner, {}))
+            for owner in sorted({*used, *paid})
+        ]
+
+
+def restricted(data: ReportData, scope: Scope) -> ReportData:
+    """Return the part of a report's data that is within a scope, and nothing of anybody else.
+
+    Warnings of others' corrections go; rates weigh what is left.
+    """
+    mine = {
+        id_: each
+        for id_, each in data.workloads.items()
+        if scope.takes(each.labels.user, each.labels.account)
+    }
+    left = msgspec.structs.replace(
+        data,
+        workloads=mine,
+        postings=tuple(row for row in data.postings if row.subject in mine),
+        charges=tuple(row for row in data.charges if row.subject in mine),
+        cut=data.cut & mine.keys(),
+    )
+    nodes, meters = set(left.nodes), {(row.node, row.meter) for row in left.postings}
+    replayed = data.replayed & meters
+    left = msgspec.structs.replace(
+        left,
+        gaps=tuple(gap for gap in data.gaps if (gap.node, gap.meter) in meters),
+        models={key: model for key, model in data.models.items() if key in meters},
+        known_until_s={node: s for node, s in data.known_until_s.items() if node in nodes},
+        rates=tuple(rate for rate in data.rates if rate.node in nodes),
+        replayed=replayed,
+        warnings=replay_warning(data.source, {meter for _, meter in replayed}),
+        audits={key: audit for key, audit in data.audits.items() if key in meters},
+    )
+    return msgspec.structs.replace(left, rates=own_rates(left))

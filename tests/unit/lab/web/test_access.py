@@ -1,0 +1,99 @@
+"""Who may see what, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.lab.web.served import bearer, filled, served, uj
+
+PATHS = (
+    "/api/v1/months",
+    "/api/v1/months/2026-11",
+    "/api/v1/months/2026-11?by=user",
+    "/api/v1/months/2026-11?by=account",
+    "/api/v1/jobs?since=2026-11-01&until=2026-12-01",
+    "/api/v1/jobs?since=2026-11-01&until=2026-12-01&format=csv",
+    "/api/v1/jobs/101",
+    "/api/v1/jobs/102",
+    "/api/v1/jobs/103",
+    "/api/v1/statement?experiment=bert",
+    "/api/v1/statement?experiment=secret-project&format=html",
+    "/api/v1/statement?experiment=vit&format=text",
+    "/api/v1/nodes",
+    "/",
+    "/?month=2026-11&sort=idle",
+    "/jobs?month=2026-11",
+    "/jobs?month=2026-11&user=grace",
+    "/job/102",
+    "/experiment?name=secret-project",
+    "/experiment?name=bert",
+    "/nodes",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_user_sees_nothing_of_others(tmp_path: Path, path: str) -> None:
+    url = filled(tmp_path)
+    with served(url) as client:
+        answer = client.get(path, headers=bearer(url, "ada"))
+        assert answer.status_code in {200, 403, 404}
+        told = answer.text
+        if "secret-project" not in path and "grace" not in path:
+            assert "secret-project" not in told
+            assert "grace" not in told
+        if "vit" not in path:
+            assert "bob" not in told
+            assert "vit" not in told
+        # 4 kWh are bob's alone; 2 are grace's, and only in the total of nlp (3 kWh).
+        assert f"{uj(4)}" not in told
+        assert f"{uj(2)}" not in told
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nobody_sees_nothing(tmp_path: Path, path: str) -> None:
+    with served(filled(tmp_path)) as client:
+        answer = client.get(path)
+        told = answer.text
+        assert answer.status_code == 401 or (answer.status_code == 200 and '"lines":[]' in told)
+        for name in ("ada", "grace", "bob", "bert"):
+            assert name not in told.replace("experiment=bert", "")
+
+
+def test_own_jobs_and_totals_of_accounts(tmp_path: Path) -> None:
+    url = filled(tmp_path)
+    with served(url) as client:
+        client.headers.update(bearer(url, "ada"))
+        (job,) = client.get("/api/v1/jobs?since=2026-11-01&until=2026-12-01").json()["jobs"]
+        assert (job["id"], job["user"], job["figures"]["energy_uj"]) == ("101", "ada", uj(1))
+        assert job["figures"]["cost"] == {"EUR": "1.000000000"}
+        (account,) = client.get("/api/v1/months/2026-11?by=account").json()["lines"]
+        assert (account["account"], account["figures"]["energy_uj"]) == ("nlp", uj(3))
+        assert client.get("/api/v1/months/2026-11?by=lab").status_code == 403
+
+
+def test_a_coordinator_sees_the_account(tmp_path: Path) -> None:
+    url = filled(tmp_path)
+    with served(url, coordinators={"nlp": ("bob",)}) as client:
+        client.headers.update(bearer(url, "bob"))
+        found = client.get("/api/v1/jobs?since=2026-11-01&until=2026-12-01").json()["jobs"]
+        assert {job["user"] for job in found} == {"ada", "grace", "bob"}
+        assert client.get("/api/v1/statement?experiment=secret-project").status_code == 200
+
+
+def test_administrators_see_all_and_the_sum_is_whole(tmp_path: Path) -> None:
+    url = filled(tmp_path)
+    with served(url, admins=("root",)) as client:
+        client.headers.update(bearer(url, "root"))
+        lines = client.get("/api/v1/months/2026-11?by=lab").json()["lines"]
+        assert sum(line["figures"]["energy_uj"] for line in lines) == uj(15)
+        (node,) = client.get("/api/v1/nodes").json()
+        assert (node["node"], node["missing"]) == ("n1", 0)
+
+
+def test_totals_may_be_public_and_name_nobody(tmp_path: Path) -> None:
+    with served(filled(tmp_path), public=("totals",)) as client:
+        told = client.get("/").text
+        assert "15" in told
+        for name in ("ada", "grace", "bob", "bert", "nlp"):
+            assert name not in told
