@@ -282,7 +282,8 @@ def _used(report: OwnerReport) -> Iterator[str]:
         totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
     for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
         part = percent(energy_uj or held_ns, totals[quantity])
-        yield f"{quantity} as booked: {one_line(name)} ({quality}) for {part} of what was charged"
+        said = f"{one_line(quantity)} as booked: {one_line(name)} ({quality})"
+        yield f"{said} for {part} of what was charged"
 
 
 def _as_json(report: OwnerReport) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from joulebook.config.lab import ReportSection
 from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.money.amounts import Charge, Exact
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -329,7 +329,7 @@ def _posting(row: Row) -> Posting:
 
 
 def _charge(row: Row) -> Charged:
-    charge = Charge(Item(row.item), row.currency)
+    charge = Charge.read(row.item, row.currency)
     exact = Exact(int(row.whole), int(row.nano), int(row.rest))
     return Charged(row.node, _subject(row), int(row.quarter_s), charge, exact)
 
