@@ -156,6 +156,12 @@ class Job:
             self.sources[rule] = value
             self.changed += 1
 
+    def unheard(self) -> None:
+        """Which run this is stays unknown: its start identifies it."""
+        self.heard = True
+        self.restart = self.restart or 0
+        self.changed += 1
+
     def end(self, t_ns: int) -> None:
         """It holds nothing any more."""
         self.ended_ns = max(t_ns, self.started_ns)
@@ -215,6 +221,12 @@ class KeptJob(NamedTuple):
             if evidence not in told_again:
                 yield evidence, tuple(claims)
 
+    def end_s(self, answer: JobAnswer | None) -> int:
+        """Return when the controller says that it ended (UTC seconds; 0: it does not)."""
+        if answer is None or not answer.over or (answer.run or 0) != self.restart:
+            return 0
+        return answer.end_s if self.facts.scheduler_start_s in {0, answer.start_s} else 0
+
     def ended(self, t_ns: int, because: str) -> tuple[WorkloadFacts, tuple[Claim, ...]]:
         """Return its facts if it ended unseen."""
         claims = tuple(msgspec.structs.replace(claim, t1_ns=t_ns) for claim in self.claims)
@@ -244,9 +256,9 @@ class KeptJobs:
                 return kept
         return None
 
-    def recognise(self, job: Job, answer: JobAnswer) -> None:
+    def recognise(self, job: Job, answer: JobAnswer | None) -> None:
         """Resume the run that is open in the ledger, if the controller confirms it."""
-        if job.restart is not None or not answer.start_s:
+        if answer is None or job.restart is not None or not answer.start_s:
             return
         for kept in self._kept:
             same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)

@@ -625,7 +625,7 @@ def test_an_answer_that_breaks_something_is_no_answer(
     broken = iter([ZeroDivisionError, ValueError])
     true = kept.recognise
 
-    def recognise(job: Job, answer: JobAnswer) -> None:
+    def recognise(job: Job, answer: JobAnswer | None) -> None:
         if error := next(broken, None):
             raise error
         true(job, answer)
