@@ -41,7 +41,7 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.core.sanitize import one_line
+from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
@@ -51,6 +51,7 @@ from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
+from joulebook.untrusted_files import write_named
 
 
 def write_statement(args: Options, config: Config) -> int:
@@ -128,15 +129,11 @@ def _choice(args: Options, about: About) -> RoleChoice:
 
 
 def _save(option_name: str, path: Path, content: str | bytes) -> None:
-    """Replace the file in one step, or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(path)
+        write_named(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
-    Screen(sys.stderr).say(f"joulebook report: wrote {path}")
+    Screen(sys.stderr).say(clean(f"joulebook report: wrote {path}"))
 
 
 LIMITS = (
@@ -274,7 +271,8 @@ def _used(report: OwnerReport) -> Iterator[str]:
         totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
     for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
         part = percent(energy_uj or held_ns, totals[quantity])
-        yield f"{quantity} as booked: {one_line(name)} ({quality}) for {part} of what was charged"
+        said = f"{one_line(quantity)} as booked: {one_line(name)} ({quality})"
+        yield f"{said} for {part} of what was charged"
 
 
 def _as_json(report: OwnerReport) -> dict[str, Any]:

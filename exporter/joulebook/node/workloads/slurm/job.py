@@ -260,9 +260,9 @@ class KeptJobs:
                 return kept
         return None
 
-    def recognise(self, job: Job, answer: JobAnswer) -> None:
+    def recognise(self, job: Job, answer: JobAnswer | None) -> None:
         """Resume the run that is open in the ledger, if the controller confirms it."""
-        if job.restart is not None or not answer.start_s:
+        if answer is None or job.restart is not None or not answer.start_s:
             return
         for kept in self._kept:
             same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)
