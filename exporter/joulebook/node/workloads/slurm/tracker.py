@@ -1,7 +1,4 @@
-"""React to events of SLURM jobs: record them, read labels, query the controller, report times.
-
-Every method is called with `lock` held.
-"""
+"""React to events of SLURM jobs; every method is called with `lock` held."""
 
 from __future__ import annotations
 
