@@ -12,6 +12,10 @@ trap 'exit 0' EXIT HUP INT TERM
 PATH=/usr/bin:/bin:/usr/sbin:/sbin
 LC_ALL=C
 export PATH LC_ALL
+# Some busybox shells take their own of these, which know fewer options.
+date() { /bin/date "$@"; }
+dd() { /bin/dd "$@"; }
+mv() { /bin/mv "$@"; }
 start_ns=$(date +%s%N)
 unset IFS
 set -f

@@ -244,7 +244,7 @@ class LedgerReader:
             yield self._conn
         except sqlite3.Error as exc:
             raise retention.explain(exc, self.path, writing=False) from exc
-        except (msgspec.MsgspecError, ValueError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             raise retention.corrupt(self.path, str(exc)) from exc
         finally:
             # At once: an old view holds back the write-ahead log.

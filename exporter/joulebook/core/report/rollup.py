@@ -54,6 +54,11 @@ class ReportLine(msgspec.Struct, frozen=True):
     restated: Charges | None = None
     held_ns: int = 0
 
+    @property
+    def coverage(self) -> float | None:
+        """Return the measured share of the held time; `None`: nothing was held."""
+        return self.amount.held_ns / self.held_ns if self.held_ns else None
+
 
 class Recharged(NamedTuple):
     """Data at other rates, the energy without a rate by item, and why."""

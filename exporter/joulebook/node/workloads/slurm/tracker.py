@@ -102,16 +102,14 @@ class JobTracker:
                 self._begin_polls(job)
                 self._watch(job, _NO_EPILOG_S)
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
-            self.times.append(t1_ns)
-            self._over(job)
+            self._over(job, t1_ns)
 
     def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
         now_ns = self.clock.now_ns()
         job = self.table.event_removed(stem, now_ns, self._lives)
         if job is not None:
-            self.times.append(now_ns)
-            self._over(job)
+            self._over(job, now_ns)
 
     def scanned(self) -> None:
         """End jobs from the ledger that ended unseen, after everything existing was reported."""
@@ -123,14 +121,15 @@ class JobTracker:
 
     def _give_up_lost(self) -> None:
         until_ns = self.table.kept.last_ns
-        # Node time goes on over a reboot.
-        because = "node restarted" if self.clock.boottime_ns(until_ns) < 0 else ""
+        restarted = self.clock.boottime_ns(until_ns) < 0  # Node time goes on over a reboot.
+        because = "node restarted" if restarted else ""
         for kept, over in self.table.unclaimed():
             facts, claims = kept.ended(until_ns, because)
-            asked = over and not because and self._ask_end(kept)
+            if asked := over and not because and self.asker.able:
+                self._ask_end(kept)
             self.lost.append((facts if over and not asked else None, claims))
 
-    def _ask_end(self, kept: KeptJob, count: int = 0) -> bool:
+    def _ask_end(self, kept: KeptJob, count: int = 0) -> None:
         """Query when a job ended that was gone at the start: nothing here tells."""
 
         def answered(answer: JobAnswer | None) -> None:
@@ -138,12 +137,12 @@ class JobTracker:
                 if (answer is None or answer.state == "COMPLETING") and count < _ASKED_MAX:
                     self.timers.at(pause_s(count), lambda: self._ask_end(kept, count + 1))
                 else:
-                    end_ns = self._time.node_ns(kept.end_s(answer) * NS_PER_S, None)
-                    end_ns = max(end_ns, self.table.kept.last_ns)
+                    end_ns = kept.end_ns(answer, self._time, self.table.kept.last_ns)
                     self.lost.append((kept.ended(end_ns, "")[0], ()))
             self.poke()
 
-        return self.asker.able and self.asker.ask(kept.job_id, answered)
+        if not self.asker.ask(kept.job_id, answered):
+            answered(None)
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
@@ -188,8 +187,7 @@ class JobTracker:
         if job is None:
             return
         if job.ended_ns == now_ns:
-            self.times.append(now_ns)
-            self._over(job)
+            self._over(job, now_ns)
         elif job.ended_ns is None:
             self._watch(job, _VANISHED_S)
 
@@ -219,10 +217,9 @@ class JobTracker:
         if job.polls != series or job.ended_ns is not None:
             return
         self._read_labels(job, thorough=count >= len(FAST_S))
-        following = next_poll_s(count, named="name" in job.facts)
-        if not job.labels_done and following[1] > SETTLED_S:
+        count, at_s = next_poll_s(count, named="name" in job.facts)
+        if not job.labels_done and at_s > SETTLED_S:
             self._labels_over(job)
-        count, at_s = following
         in_s = max(0.0, start_s + at_s - self.timers.now_s())
         self.timers.at(in_s, lambda: self._poll(job, series, count, start_s))
         if at_s >= 1.0:
@@ -234,7 +231,8 @@ class JobTracker:
         if found is not None:
             self.table.environment(job, found)
 
-    def _over(self, job: Job) -> None:
+    def _over(self, job: Job, t_ns: int) -> None:
+        self.times.append(t_ns)
         if job.ended_ns is not None:
             # Once more: names that were exported late are in time for the ledger.
             self._read_labels(job, thorough=True)
@@ -278,16 +276,21 @@ class JobTracker:
 
         def answered(answer: JobAnswer | None) -> None:
             with self.lock:
-                if answer is not None:
+                try:
                     self.table.kept.recognise(job, answer)
-                take(job, self.table.runs(job.job_id), answer)
-                self._give_up_lost()
-                if answer is None:
-                    self.refuse(InputError(SILENT, reason="controller_silent"))
-                if not job.heard:
-                    self._ask_again(job)
-                then(answer)
-            self.poke()
+                    take(job, self.table.runs(job.job_id), answer)
+                except Exception:  # An answer that cannot be taken is none: it is asked again.
+                    job.heard, answer = False, None
+                    take(job, (), None)
+                    raise
+                finally:
+                    self._give_up_lost()
+                    if answer is None:
+                        self.refuse(InputError(SILENT, reason="controller_silent"))
+                    if not job.heard:
+                        self._ask_again(job)
+                    then(answer)
+                    self.poke()
 
         if not self.asker.ask(job.job_id, answered):
             answered(None)
@@ -345,5 +348,4 @@ class JobTracker:
             end_ns = self._time.node_ns(answer.end_s * NS_PER_S, None)
         job.unproven = False
         job.presume_over(end_ns, now_ns)
-        self.times.append(now_ns)
-        self._over(job)
+        self._over(job, now_ns)
