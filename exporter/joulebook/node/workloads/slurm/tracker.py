@@ -71,8 +71,6 @@ class JobTracker:
     def __post_init__(self) -> None:
         self._time = WallTime(self.clock)
 
-    # -- event files
-
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """An event file as it is now."""
         if self.only and event.node and event.node not in self.only:
