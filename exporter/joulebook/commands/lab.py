@@ -19,7 +19,7 @@ from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
-from joulebook.commands.shared.options import FILE, Options, argument, command, option
+from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
@@ -206,15 +206,6 @@ def collect(options: Options) -> int:
     return main(options)
 
 
-class _Action(click.Choice[str]):
-    """What to do with a bill; of a month alone, the error says where it goes."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value[:1].isdecimal():
-            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 @command()
 @option(
     "--link",
@@ -269,7 +260,7 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
 @command()
 @argument(
     "action",
-    type=_Action(BILL_ACTIONS),
+    type=BillAction(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "

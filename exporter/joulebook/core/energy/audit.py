@@ -113,7 +113,10 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
         if self.verdict is Verdict.NONE:
             return "cannot tell: not yet compared under one load for half a minute"
         if self.verdict is Verdict.CANNOT_TELL:
-            return f"cannot tell: {self.ratio:.1%} of power, within the noise of its sensors"
+            return (
+                f"cannot tell: {self.ratio:.1%} of power, by the noise of its sensors or a load in "
+                "step with them"
+            )
         agrees = "agrees with power" if self.verdict is Verdict.SOUND else "wrong"
         return f"{agrees}: {self.ratio:.1%} of power"
 

@@ -24,7 +24,7 @@ from joulebook.core.energy.readings import Component, DeviceStatus, Failure, Met
 from joulebook.errors import SensorError
 from joulebook.log import LogOnce
 from joulebook.node.sensors.contract import KERNEL_CARDS, SUSPENDED, PollResult
-from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu, paired
+from joulebook.node.sensors.hwmon import JETSON_GPU, jetson_gpu, paired, sockets
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session
 from joulebook.node.sensors.nvidia.errors import (
     GPU_IS_LOST,
@@ -86,7 +86,7 @@ class NvmlSensor:
         self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._unread: list[DeviceStatus] = []  # counted, but never opened
-        self._some_lost = False
+        self._some_lost = self._has_sockets = False
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
 
     def owns(self, meter: Meter) -> bool:
@@ -164,6 +164,7 @@ class NvmlSensor:
             if not card.asleep():
                 try:
                     reading, status = card.poll(processes=processes)
+                    self._note_unpaired(card)
                 except SensorError as e:
                     reason = e.reason
                 except Exception as fault:
@@ -206,6 +207,18 @@ class NvmlSensor:
         for gpu, socket in zip(gpus, paired(self._hwmon, self._sysfs, gpus), strict=True):
             if gpu in cards:
                 cards[gpu].socket = socket
+        self._has_sockets = bool(sockets(self._hwmon))
+
+    def _note_unpaired(self, card: OpenGpu) -> None:
+        """Say that a CPU socket is booked twice, in its module too."""
+        if self._has_sockets and card.is_module and card.socket is None:
+            _once.failed(
+                f"{card.meter.name} socket",
+                "GPU %s: its counter is that of its module, and which CPU socket is in it is not "
+                "known, so that the socket is booked twice. Let the daemon see the host's "
+                "/sys/devices/system, or set sensors.hwmon.enabled = false",
+                card.meter.name,
+            )
 
     def _refused(self) -> Mapping[str, int]:
         found = [refused for card in self._cards.values() if (refused := card.refused())]

@@ -153,6 +153,16 @@ def test_without_a_usable_topology_the_order_of_the_bus_decides(
     assert [parts[uuid][0].name for uuid in sorted(parts)] == [f"grace-{n}" for n in range(4)]
 
 
+def test_a_module_that_cannot_be_paired_is_said(
+    bench: MakeBench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    played(bench([GH200]), board(tmp_path / "one").hwmon, seconds=3)
+    assert "booked twice" not in caplog.text
+    played(bench([GH200]), board(tmp_path / "two", sockets=2).hwmon, seconds=3)
+    assert caplog.text.count("booked twice") == 1
+    assert "sensors.hwmon.enabled" in caplog.text
+
+
 def test_a_module_that_does_not_answer_takes_no_other_ones_socket(
     bench: MakeBench, tmp_path: Path
 ) -> None:
