@@ -177,7 +177,7 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 @option(
     "--compact",
     is_flag=True,
-    help="Keep closed months by workload and day, in a tenth of the space. Bills and statements "
+    help="Keep closed months by workload and day, in an eighth of the space. Bills and statements "
     "stay to the unit; hours and other rates of these months then need an export.",
 )
 @option(
