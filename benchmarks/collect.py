@@ -47,6 +47,10 @@ from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.months import after
 
 PAGES_A_SECOND = 10_000 / 300
+_OTHERS = (
+    "SELECT count(1) FROM pg_stat_activity WHERE application_name = 'joulebook'"
+    " AND pid <> pg_backend_pid()"
+)
 
 
 def run(args: argparse.Namespace) -> list[Table]:
@@ -127,8 +131,11 @@ def _intake(database: Database, url: str, nodes: int, days: int, table: Table) -
         began = time.process_time()
         settings = Collect(targets=(target,), url=url, token_file=token.name)
         collector = make_collector(settings)
-        assert collector.once(), collector.roll.targets[target].problem
+        assert collector.once(), collector.states.targets[target].problem
         mine = time.process_time() - began
+        while database.lock and database.rows(_OTHERS) != [(0,)]:
+            time.sleep(0.1)
+        time.sleep(0.5)  # until the server has counted the process that ended
         theirs = _server_s(url) - before
     ms = 1e3 * (mine + theirs) / len(pages)
     table.add(
@@ -178,7 +185,8 @@ def _server_s(url: str) -> float:
     found = 0.0
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name() == "postgres":
+            ours = {os.getpid()} & {parent.pid for parent in process.parents()}
+            if process.name() == "postgres" and ours:
                 times = process.cpu_times()
                 found += times.user + times.system + times.children_user + times.children_system
     return found

@@ -16,17 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from dashboards.generator.recording import SUMS, rate_rule
 from tests.lab.backfill import promtool, records, send
 from tests.lab.grafana import asks, dashboards, filled, listed, opened
 from tests.lab.servers import Server, prometheus, victoria
-from tests.unit.metrics.sample import CHARGES, PROCESS, busy_view
-from tests.unit.metrics.sample import RATES as RATE_SET
 
 from benchmarks.machine import cpu_ns
+from benchmarks.scrape import exposed
 from benchmarks.table import Table, median
-from joulebook.metrics.collector import collect
 
 NODES, EXPERIMENTS, ON_A_NODE, RUNS = 1_000, 1_000, 10, 600
 EVALUATED, SCRAPE_S = 10, 15
@@ -331,35 +328,6 @@ def groups(home: Path, share: int) -> Table:
         took = (each[interval] * NODES / nodes for each in found.values())
         table.add(interval, SHARE * times.step, *took)
     table.notes.append(f"{series:,} series, {samples:,} samples at {SCRAPE_S} s, for a day")
-    return table
-
-
-def exposed() -> Table:
-    """The table of series that Prometheus has of a node at a time."""
-    table = Table(
-        "Series of a node with 8 GPUs",
-        ["experiments of its ledger", "used in the last day", "of an experiment", "in all"],
-    )
-    for known, used in ((10, 10), (300, 10), (300, 50)):
-        view = busy_view(GPUS, workloads=20, experiments=known)
-        states = {
-            labels: msgspec.structs.replace(state, exposed=number < used)
-            for number, (labels, state) in enumerate(view.books.experiments.items())
-        }
-        books = msgspec.structs.replace(view.books, experiments=states)
-        families = collect(
-            msgspec.structs.replace(view, books=books, rates=RATE_SET, charges=CHARGES), PROCESS
-        ).families
-        of_experiments = sum(
-            len([*family.samples])
-            for family in families
-            if family.metric.name.startswith("joulebook_experiment_")
-        )
-        series = sum(len([*family.samples]) for family in families)
-        table.add(known, used, of_experiments / used, series)
-    table.notes.append(
-        "20 workloads that run or ended a quarter of an hour ago at most; with rates"
-    )
     return table
 
 

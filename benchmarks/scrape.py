@@ -1,4 +1,4 @@
-"""How fast /metrics answers: once a second, as Prometheus asks, and twenty times."""
+"""How fast /metrics answers: once a second, as Prometheus asks, and twenty times; what it shows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+from tests.unit.metrics.sample import CHARGES, PROCESS, RATES, busy_view
+
 from benchmarks.exporters import Exporter, running
 from benchmarks.table import Table, median, quantile
 from benchmarks.world import World
+from joulebook.metrics.collector import collect
 
 GPUS, PER_GPU = 8, 8
 TIMEOUT_S = 30.0
@@ -113,3 +117,32 @@ def _ask(
 
 def _series(text: str) -> int:
     return sum(bool(line) and not line.startswith("#") for line in text.splitlines())
+
+
+def exposed() -> Table:
+    """The table of series that Prometheus has of a node at a time."""
+    table = Table(
+        "Series of a node with 8 GPUs",
+        ["experiments of its ledger", "used in the last day", "of an experiment", "in all"],
+    )
+    for known, used in ((10, 10), (300, 10), (300, 50)):
+        view = busy_view(GPUS, workloads=20, experiments=known)
+        states = {
+            labels: msgspec.structs.replace(state, exposed=number < used)
+            for number, (labels, state) in enumerate(view.books.experiments.items())
+        }
+        books = msgspec.structs.replace(view.books, experiments=states)
+        families = collect(
+            msgspec.structs.replace(view, books=books, rates=RATES, charges=CHARGES), PROCESS
+        ).families
+        of_experiments = sum(
+            len([*family.samples])
+            for family in families
+            if family.metric.name.startswith("joulebook_experiment_")
+        )
+        series = sum(len([*family.samples]) for family in families)
+        table.add(known, used, of_experiments / used, series)
+    table.notes.append(
+        "20 workloads that run or ended a quarter of an hour ago at most; with rates"
+    )
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,13 @@ import click
 from joulebook import __version__, mark
 from joulebook.commands.shared.options import CONFIG_HELP, FILE
 from joulebook.config import misspelt
+from joulebook.core.sanitize import clean
 from joulebook.errors import JoulebookError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_MOST_CHARS = 20_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of the command line that is not UTF-8."""
 
 
 class Verb(NamedTuple):
@@ -141,9 +146,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except JoulebookError as error:
-        name = next((word for word in words if word in COMMANDS), "")
-        print(f"joulebook {name}: {error}", file=sys.stderr)
-        return USAGE
+        return _refused(words, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refused(words, f"{error.filename}: {error.strerror}")
+    except UnicodeEncodeError:
+        odd = next((word for word in words if _SURROGATE.search(word)), None)
+        if odd is None:
+            raise
+        return _refused(words, f"{odd!a}: not UTF-8")
+
+
+def _refused(words: Sequence[str], why: str) -> int:
+    name = next((word for word in words if word in COMMANDS), "")
+    print(clean(f"joulebook {name}: {why}", _MOST_CHARS), file=sys.stderr)
+    return USAGE
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class NodeClock:
         return Anchor(self._epoch, self._shift_ns, last_ns, self.utc_offset_ns())
 
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 class Timers:

@@ -18,7 +18,6 @@ import base64
 import contextlib
 import logging
 import math
-import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -31,12 +30,14 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import urllib3
 from urllib3 import exceptions
-from urllib3.util import Timeout, make_headers
+from urllib3.util import Timeout
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, FeedDenied, FeedDown, FeedLimited, FeedWrong, HttpFailure
+from joulebook.http_pool import made
 from joulebook.log import LogOnce
+from joulebook.untrusted_files import read_named
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -156,7 +157,7 @@ class Web:
     """A client, asked by as many threads at a time as there are `hosts`.
 
     Attributes:
-        timeout_s: For the connection, and for each wait.
+        timeout_s: For the connection, the head of an answer, and each wait.
         deadline_s: For the whole answer.
         max_bytes: Of an answer.
         tls: Authorities and a certificate of one's own in the place of the system's.
@@ -251,7 +252,7 @@ class Web:
         if parts.hostname in _LOOPBACK or (proxy and proxy_bypass(host, proxies)):
             proxy = ""
         if proxy not in self._pools:
-            self._pools[proxy] = _made(proxy, self.tls, self.hosts, self.server_name)
+            self._pools[proxy] = made(proxy, self.tls, self.hosts, self.server_name)
         return self._pools[proxy]
 
 
@@ -265,29 +266,16 @@ def trusting(ca: Path | str | None, key: str, *, insecure: bool = False) -> ssl.
     Raises `ConfigError`. `insecure`: with whoever answers.
     """
     try:
-        context = ssl.create_default_context(cafile=ca and os.fspath(ca))
-    except OSError as error:  # ssl.SSLError is one.
+        pem = read_named(Path(ca), MAX_BYTES).decode("ascii", "ignore") if ca else None
+        # An empty text would stand for the system's authorities.
+        context = ssl.create_default_context(cadata="none" if pem == "" else pem)
+    except (ConfigError, OSError) as error:  # ssl.SSLError is one.
         raise ConfigError(f"{key} {ca}: not a certificate file: {error}") from None
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         urllib3.disable_warnings(exceptions.InsecureRequestWarning)  # who asks for it knows
     return context
-
-
-def _made(
-    proxy: str, tls: ssl.SSLContext | None, hosts: int, server_name: str
-) -> urllib3.PoolManager:
-    if not proxy:
-        return urllib3.PoolManager(
-            num_pools=hosts, maxsize=2, ssl_context=tls, server_hostname=server_name or None
-        )
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    headers = None
-    if parts.username:
-        headers = make_headers(proxy_basic_auth=f"{parts.username}:{parts.password or ''}")
-    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return urllib3.ProxyManager(address, num_pools=4, maxsize=1, proxy_headers=headers)
 
 
 def _check(stream: HttpStream, where: str) -> None:

@@ -110,9 +110,8 @@ class Screen:
         """Columns, now: a window may be resized. What is no terminal is as wide as is asked for."""
         if not self.is_terminal:
             reported = self._environ.get("COLUMNS", "")
-            return (
-                max(int(reported), _LEAST_WIDTH) if reported.isdecimal() and int(reported) else 120
-            )
+            asked = int(reported) if reported.isdecimal() and len(reported) < 5 else 0
+            return max(asked, _LEAST_WIDTH) if asked else 120
         return max(self._size().columns, _LEAST_WIDTH)
 
     @property

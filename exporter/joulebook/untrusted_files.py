@@ -9,16 +9,17 @@ Rejected files raise `InputError`; its `reason` is the value of a label: `symlin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 from collections.abc import Container
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import msgspec
 
-from joulebook.errors import InputError
+from joulebook.errors import ConfigError, InputError
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -88,13 +89,73 @@ def read(directory_fd: int | None, name: str, limit: int, owners: Container[int]
     raise InputError(f"{name} is larger than {limit} bytes", reason="too_large")
 
 
+def open_named(path: Path) -> IO[bytes]:
+    """Open a file that an option or a setting names, waiting for nobody. Raises `OSError`.
+
+    A pipe will do (`<(zcat rows.gz)`); one that nobody writes has ended.
+    """
+
+    def opened(name: str, flags: int) -> int:
+        fd = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(fd, True)
+        return fd
+
+    return open(path, "rb", opener=opened)
+
+
+def read_named(path: Path, limit: int) -> bytes:
+    """Read at most `limit` bytes of it. Raises `ConfigError` that names the file."""
+    try:
+        with open_named(path) as file:
+            raw = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {why}") from None
+    if len(raw) > limit:
+        raise ConfigError(f"{path}: larger than {limit} bytes")
+    return raw
+
+
+def read_named_text(path: Path, limit: int) -> str:
+    """Read it as text, without a byte-order mark. Raises `ConfigError`."""
+    return named_text(read_named(path, limit), path)
+
+
+def named_text(raw: bytes, path: Path) -> str:
+    """Return the content of a file as text, without a byte-order mark. Raises `ConfigError`."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def write_named(path: Path, content: bytes) -> None:
+    """Replace the file in one step, or not at all. Raises `OSError`.
+
+    A link stays a link; a device or a pipe is written to, and not replaced for everybody.
+    """
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        fd = os.open(real, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)  # A pipe may have no reader.
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        return
+    draft = real.with_name(f".{real.name}.{os.getpid()}")
+    with contextlib.ExitStack() as undo:
+        with draft.open("xb") as file:
+            undo.callback(draft.unlink, missing_ok=True)
+            file.write(content)
+        draft.replace(real)
+
+
 def read_secret(path: Path, limit: int = 65_536) -> bytes:
     """Read up to `limit` bytes of a file with a password, token or key.
 
     Raises `OSError` with a `strerror` that explains the problem, also if everyone on this machine
     may read the file.
     """
-    with path.open("rb") as file:
+    with open_named(path) as file:
         mode = os.fstat(file.fileno()).st_mode
         raw = file.read(limit)
     if mode & stat.S_IROTH and all(

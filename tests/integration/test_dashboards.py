@@ -50,7 +50,10 @@ ERROR = {HOUR_S: 0.035, DAY_S: 0.002, 7 * DAY_S: 0.001, 30 * DAY_S: 0.002}
 """How far a total may be off: a scrape at either end of an hour is 3.3 % of it. Long ranges show
 whole hours, and are compared with just those. The lab's older history is scraped seldom."""
 
-GOOD_NEWS = {"Gaps", "Not charged", "Throttling", "Used without an allocation"}
+GOOD_NEWS = {
+    "Gaps", "Not charged", "Throttling", "Used without an allocation",
+    "Xids by number", "Memory errors", "Link errors",
+}  # fmt: skip
 """What may be empty: it says that all is well."""
 
 RUNNING = next(job for job in JOBS if job.t0_s < END_S - 2 * HOUR_S and job.t1_s > END_S)
@@ -304,7 +307,7 @@ def test_a_click_on_an_experiment_shows_what_its_row_says(server: Server, span_s
     assert span_s == DAY_S or ("annex", "sim2real (v2.1+dr)") in names
     for row in rows:
         chosen = clicked(url, row["metric"], {})
-        page = shown(server, "joulebook-experiment", span_s, titles, **chosen)
+        page = shown(server, "joulebook-experiment", span_s, titles, END_S, **chosen)
         (energy,) = named(page["Energy", "A"]).values()
         assert energy == pytest.approx(float(row["value"][1]), rel=1e-9)
         for title in of_pages:
@@ -327,7 +330,7 @@ def test_a_click_on_a_run_shows_that_of_its_cluster(server: Server) -> None:
         if f"{row['metric']['cluster']}/{row['metric']['workload']}" == twice[0]:
             chosen = clicked(url, row["metric"], {})
             chosen["workload"] = "".join(chosen["workload"])  # a box to type into
-            page = shown(server, "joulebook-workload", 30 * DAY_S, ["Energy"], **chosen)
+            page = shown(server, "joulebook-workload", 30 * DAY_S, ["Energy"], END_S, **chosen)
             assert named(page["Energy", "A"])[""] == pytest.approx(energy[twice[0]], rel=1e-9)
 
 

@@ -20,7 +20,7 @@ def test_dashboards_fit_the_schema(version: str, tmp_path: Path) -> None:
     wanted = [f"@grafana/schema@{version}", "typescript@5.9"]
     for command in (
         ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *wanted],
-        ["node", script, *FILES],
+        ["node", str(script), *map(str, FILES)],
     ):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ from tests.unit.ledger.samples import GPU0, JOB, anchor, run, tick
 
 from joulebook.core.ledger.state import Books
 from joulebook.errors import ConfigError, LedgerBusy, LedgerCorrupt, LedgerUnavailable
+from joulebook.ledger import report_query
 from joulebook.ledger import sqlite as sqlite_store
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
@@ -187,7 +188,7 @@ def test_read_only_disk_is_refused_until_it_is_not(small_disk: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="Read-only file system"):
         SqliteStore(path, allow_volatile=True)
     with LedgerReader(path) as reader:
-        assert reader.workload_totals(JOB)[0].total.energy_uj > 0
+        assert report_query.workload_totals(reader, JOB)[0].total.energy_uj > 0
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     with closing(SqliteStore(path, allow_volatile=True)) as store:
         assert store.load()[0] == books
@@ -329,7 +330,7 @@ def test_group_may_read_and_others_may_not(short_tmp_path: Path, daemon: str) ->
     def ask(groups: list[int]) -> str:
         become_nobody(groups)
         with LedgerReader(path) as reader:
-            return str(reader.workload_totals(JOB)[0].by_meter[GPU0].energy_uj)
+            return str(report_query.workload_totals(reader, JOB)[0].by_meter[GPU0].energy_uj)
 
     with child(keep) as (pid, said):
         assert said == "kept"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from joulebook.errors import FeedDenied, FeedError, FeedWrong
+from joulebook.errors import FeedDenied, FeedError, FeedWrong, HttpFailure
 from joulebook.http_client import Web, basic, retry_after_s
 from joulebook.rates.contract import ApiKey, decoded
 
@@ -96,3 +99,27 @@ def test_proxies_are_honoured_but_not_for_loopback(monkeypatch: pytest.MonkeyPat
     )
     for url in ("https://localhost:1/", "https://inside.lab/", "http://api.example/"):
         assert web._pool(url).proxy is None
+
+
+@pytest.mark.parametrize(
+    "line", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"", b"x"]
+)
+def test_a_head_that_never_ends_is_given_up(line: bytes) -> None:
+    """A byte every so often restarts the time-out of a socket."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as client:
+                client.sendall(line)
+                while not done.wait(0.02):
+                    client.sendall(b"X" if not line.startswith(b"HTTP/1.1 100") else line)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(HttpFailure, match="timed out"):
+                Web(timeout_s=0.4).ask(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        finally:
+            done.set()
+            thread.join()

@@ -9,6 +9,7 @@ from joulebook.commands.daemon.client import Unreachable
 from joulebook.commands.doctor.daemon import daemon_here
 from joulebook.commands.shared.options import Options, command
 from joulebook.config import load
+from joulebook.core.sanitize import one_line
 
 
 def main(args: Options) -> int:
@@ -16,9 +17,9 @@ def main(args: Options) -> int:
     try:
         answer = daemon_here(load(args.config, os.environ)).get("/healthz")
     except Unreachable as error:
-        print(error, file=sys.stderr)
+        print(one_line(str(error)), file=sys.stderr)
         return 1
-    print(answer.text.strip())
+    print(one_line(answer.text))
     return 0 if answer.status == 200 else 1
 
 

@@ -19,7 +19,7 @@ from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.daemon.run import stop_asked
-from joulebook.commands.shared.options import FILE, Options, argument, command, option
+from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
@@ -57,15 +57,8 @@ def main(args: Options) -> int:
                 "is another node"
             )
         return 0 if found.good else 1
-    if args.export is not None:
-        with opened(config.collect.url) as database:
-            for month, written in archive.export(database, args.export, int(time.time())):
-                rows = ", ".join(f"{count:,} {name}" for name, count in written.items())
-                Screen().say(f"{months.shown(month)}: {rows}")
-        if not args.compact:
-            return 0
-    if args.compact:
-        return _compact(config)
+    if args.export is not None or args.compact:
+        return _by_month(args, config)
     log.setup(config.log.level, config.log.format)
     collector = make_collector(config.collect)
     if args.once:
@@ -73,20 +66,18 @@ def main(args: Options) -> int:
     return _serve(config, collector)
 
 
-_NAMED = 5
-
-
-def _compact(config: Config) -> int:
+def _by_month(args: Options, config: Config) -> int:
+    now_s = int(time.time())
     with opened(config.collect.url) as database:
-        for month, ledgers, waiting in compact.compact(database, int(time.time())):
-            more = ", ..." if len(waiting) > _NAMED else ""
-            wait = (
-                f"; {len(waiting)} wait until all of the month is collected: "
-                f"{', '.join(one_line(node) for node in waiting[:_NAMED])}{more}"
-                if waiting
-                else ""
-            )
-            Screen().say(f"{months.shown(month)}: {ledgers} ledgers are compacted to days{wait}")
+        written = archive.export(database, args.export, now_s) if args.export else ()
+        for month, rows in written:
+            counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
+            Screen().say(f"{months.shown(month)}: {counts}")
+        for month, ledgers, waiting in compact.compact(database, now_s) if args.compact else ():
+            Screen().say(f"{months.shown(month)}: {ledgers} ledgers are compacted to days")
+            if waiting:
+                nodes = ", ".join(map(one_line, waiting[:5])) + ", ..." * (len(waiting) > 5)
+                Screen().say(f"{len(waiting)} wait until all of the month is collected: {nodes}")
     return 0
 
 
@@ -186,7 +177,7 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 @option(
     "--compact",
     is_flag=True,
-    help="Keep closed months by workload and day, in a tenth of the space. Bills and statements "
+    help="Keep closed months by workload and day, in an eighth of the space. Bills and statements "
     "stay to the unit; hours and other rates of these months then need an export.",
 )
 @option(
@@ -213,15 +204,6 @@ def collect(options: Options) -> int:
     if len(both := [name for name, given in apart.items() if given]) > 1:
         raise click.UsageError(f"{both[0]} and {both[1]}: use only one of them")
     return main(options)
-
-
-class _Action(click.Choice[str]):
-    """What to do with a bill; of a month alone, the error says where it goes."""
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value[:1].isdecimal():
-            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 @command()
@@ -278,7 +260,7 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
 @command()
 @argument(
     "action",
-    type=_Action(BILL_ACTIONS),
+    type=BillAction(BILL_ACTIONS),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "

@@ -46,6 +46,7 @@ from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import listed, nearest
 from joulebook.terminal import Column, Screen, wrap
+from joulebook.untrusted_files import write_named
 
 
 def main_mlflow(args: Options) -> int:
@@ -199,7 +200,7 @@ def _plot(found: Leaderboard, path: Path) -> None:
     else:
         raise ConfigError(f"--plot {path}: expected a name ending in .svg or .png")
     try:
-        path.write_bytes(content)
+        write_named(path, content)
     except OSError as error:
         raise ConfigError(f"--plot {path}: {error.strerror}") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +17,14 @@ import msgspec
 
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import several
-from joulebook.core.sanitize import one_line
+from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.report import rows, rows_parquet, signature, statement
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.wording import listed
 from joulebook.terminal import Screen
 from joulebook.units import QUARTER_NS
+from joulebook.untrusted_files import named_text, read_named, read_named_text
 
 _STATEMENT = msgspec.json.Decoder(Statement)
 
@@ -41,50 +43,34 @@ Values = Mapping[str, object]
 def main(args: Options) -> int:
     """Check one statement; 0: nothing is wrong with it, 1: something is."""
     screen = Screen()
-    text, published = _read(args.statement)
+    text, published, unchecked = _read(args.statement)
     values = _values(published)
     problems = [
         *_signature(args, text, screen),
-        *_unchecked(text, values),
+        *unchecked,
         *_rows(args, published.rows_sha256, values, screen),
     ]
     for problem in problems[:_MOST_SHOWN]:
-        Screen(sys.stderr).say(f"joulebook verify: {problem}")
+        Screen(sys.stderr).say(clean(f"joulebook verify: {problem}"))
     if len(problems) > _MOST_SHOWN:
         Screen(sys.stderr).say(f"joulebook verify: and {len(problems) - _MOST_SHOWN} more")
     return 1 if problems else 0
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(rows.MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > rows.MOST_BYTES:
-        raise ConfigError(f"{path}: more than {rows.MOST_BYTES >> 30} GiB")
-    return raw
-
-
-def _decoded(raw: bytes, path: Path) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8") from None
-
-
 def _basis(path: Path) -> rows.Basis:
-    raw = _bytes(path)
+    raw = read_named(path, rows.MOST_BYTES)
     if raw.startswith(rows_parquet.MAGIC):
         return rows_parquet.read(raw, str(path))
-    return rows.read(_decoded(raw, path), str(path))
+    return rows.read(named_text(raw, path), str(path))
 
 
-def _read(path: Path) -> tuple[str, Statement]:
-    text = _decoded(_bytes(path), path)
+def _read(path: Path) -> tuple[str, Statement, list[str]]:
+    """Return a statement, as text too, and what of the text is no part of it."""
+    text = read_named_text(path, rows.MOST_BYTES)
     try:
-        return text, _STATEMENT.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        published = _STATEMENT.decode(text)
+        return text, published, list(_unchecked(text, _values(published)))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: {error} (expected a statement by `joulebook report --format json`)"
         ) from None
@@ -95,11 +81,9 @@ def _unchecked(text: str, published: Values) -> Iterator[str]:
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice.extend(name for name in found if names.count(name) > 1)
-        return found
+        times = Counter(name for name, _ in pairs)
+        twice.extend(name for name, count in times.items() if count > 1)
+        return dict(pairs)
 
     raw = dict(_leaves(json.loads(text, object_pairs_hook=unique), ""))
     yield from (f"{one_line(name, 80)}: more than once in the statement" for name in twice)

@@ -54,7 +54,9 @@ from joulebook.config.workloads import Marks
 from joulebook.core.experiments import is_rule
 from joulebook.core.selectors import parse as parse_selector
 from joulebook.errors import ConfigError
+from joulebook.untrusted_files import read_named_text
 
+_MOST_BYTES = 16 << 20
 DEFAULT_PATH = Path("/etc/joulebook/joulebook.toml")
 """Read if it exists and no other file is given."""
 
@@ -200,13 +202,10 @@ def parse_listen(text: str) -> Address:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    text = read_named_text(path, _MOST_BYTES)
     try:
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 

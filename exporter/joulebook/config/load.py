@@ -26,13 +26,19 @@ StructT = TypeVar("StructT", bound=Struct)
 _CONVERTING = threading.Lock()
 """Serializes conversions: msgspec must not see a new type in several threads (see `decoding`)."""
 
-_USERINFO = re.compile(r"://[^/@\s]*@")
+_USERINFO = re.compile(r"://[^\s'\"]{0,500}@")
+"""To the last `@`: a password may have one, or a slash, that should have been escaped."""
 _NAMES_SECRET = re.compile(r"token|password|secret|credential|key(?!\w)", re.IGNORECASE)
 """In the name of a key: what stands there by mistake may be the secret."""
 _LOOKS_SECRET = re.compile(r"[\w+=.-]{20,79}", re.ASCII)
 """A text without a blank or a slash that is as long as keys are."""
 
-_SECRET = re.compile(r"([?&](?:ssl)?(?:password|token|key|secret)=)[^&\s'\"]+", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&;#][\w.%-]{0,80}(?:p[\w%]{0,10}ord|token|key|secret)=|\b(?:ssl)?password=)"
+    r"(?:'[^']*'|[^&;#\s'\"]+)",
+    re.IGNORECASE,
+)
+"""In the query of a URL, or in a connection string of PostgreSQL."""
 
 
 class EnvValue(NamedTuple):
@@ -196,8 +202,9 @@ class _Reader:
             self._wrong(path, value, right)
             return None
         # Not every key has bounds that rule these out, and none of ours may be one.
-        if (isinstance(found, float) and not math.isfinite(found)) or (
-            isinstance(found, str) and "\0" in found
+        texts = (found,) if isinstance(found, str) else found if isinstance(found, tuple) else ()
+        if (isinstance(found, float) and not math.isfinite(found)) or any(
+            isinstance(text, str) and "\0" in text for text in texts
         ):
             self._wrong(path, value, right)
             return None

@@ -8,10 +8,11 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from joulebook.core.evidence import Amount, Remainder
-from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, Item, RateUsed, total
-from joulebook.core.money.rates import NANO, PER_KWH, Quality
+from joulebook.core.money.amounts import Charge, ChargeKey, Charges, Exact, RateUsed, total
+from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.core.report.dataset import UsedRate
 from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.decoding import converter
 
 EXPIRED = "(expired)"
 """The remainder under which charges older than the ledger keeps them are held in one sum."""
@@ -151,14 +152,18 @@ def totals(conn: sqlite3.Connection) -> dict[Charge, Exact]:
     }
 
 
+_used_rate = converter(UsedRate)
+
+
 def rates(
     conn: sqlite3.Connection, since_s: int, until_s: int, node: str = ""
 ) -> Iterator[UsedRate]:
-    """Yield the rates that were used on the node in the quarter hours of [since, until)."""
+    """Yield the rates that were used on the node in the quarter hours of [since, until).
+
+    Raises `msgspec.MsgspecError` for a row that cannot be.
+    """
     for row in conn.execute(_RATES, (since_s, until_s)):
-        quarter_s, quantity, value, unit, source, quality, energy_uj, held_ns = row
-        used = RateUsed(quarter_s, quantity, value, unit, source, Quality(quality))
-        yield UsedRate(used, energy_uj, held_ns, node)
+        yield _used_rate((row[:6], *row[6:], node))
 
 
 def drop_old(conn: sqlite3.Connection, before_s: int, batch: int) -> None:
@@ -181,7 +186,7 @@ def drop_old(conn: sqlite3.Connection, before_s: int, batch: int) -> None:
 
 
 def _charge(item: str, currency: str) -> Charge:
-    return Charge(Item(item), currency)
+    return Charge.read(item, currency)
 
 
 def _exact(sums: Iterable[Any]) -> Exact:

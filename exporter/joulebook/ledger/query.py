@@ -16,12 +16,11 @@ import msgspec
 from joulebook.core.energy.meter import MeterState
 from joulebook.core.energy.node_meter import NodeMeter
 from joulebook.core.energy.readings import REPLAYED, Component, Meter
-from joulebook.core.evidence import ZERO, Amount, Method, Remainder
+from joulebook.core.evidence import Remainder
 from joulebook.core.ledger.export import MAX_ROWS, PostingsPage
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact
 from joulebook.core.report.dataset import ReportWorkload
-from joulebook.core.report.runs import WorkloadTotals
-from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.core.workloads import Labels
 from joulebook.decoding import converter
 from joulebook.errors import LedgerError
 from joulebook.ledger import charges, export, retention, schema, state
@@ -41,19 +40,6 @@ _as_workload = converter(ReportWorkload)
 
 _MATCHING = f"{WORKLOADS} WHERE workload GLOB ? OR display GLOB ?"
 
-_NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
-
-_IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
-
-# `workload_id > 0` is what makes the partial index usable.
-_SUMS = """
-SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
-       sum(idle_ns), sum(calibration_uj), sum(tensor_ns), sum(tensor_known_ns),
-       min(quarter_s), max(quarter_s)
-FROM postings JOIN meters ON meters.id = meter_id
-WHERE workload_id = ? AND workload_id > 0
-GROUP BY meter_id, method, evidence
-"""
 
 _BALANCES = """
 SELECT component, name, expired_uj, coalesce(posted_uj, 0)
@@ -160,18 +146,6 @@ class LedgerReader:
                     found[row[0]] = workload(row)
         return tuple(found[key] for key in sorted(found, reverse=True)[:limit])
 
-    def workload_totals(self, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
-        """Return the totals of the workloads with that identity, id or displayed name.
-
-        Empty if there is none; several if a name was reused, or another scheduler uses it, too.
-        """
-        with self.view() as conn:
-            if isinstance(name, WorkloadId):
-                rows = conn.execute(_IDENTIFIED, name).fetchall()
-            else:
-                rows = conn.execute(_NAMED, (name, name)).fetchall()
-            return tuple(_totals(conn, row) for row in rows)
-
     def booked_to_utc_ns(self, meters: Collection[Meter]) -> int:
         """Up to when (UTC ns) all that these meters read is booked; 0 if one is not known.
 
@@ -270,7 +244,7 @@ class LedgerReader:
             yield self._conn
         except sqlite3.Error as exc:
             raise retention.explain(exc, self.path, writing=False) from exc
-        except (msgspec.MsgspecError, ValueError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             raise retention.corrupt(self.path, str(exc)) from exc
         finally:
             # At once: an old view holds back the write-ahead log.
@@ -303,30 +277,4 @@ def workload(row: Iterable[object]) -> ReportWorkload:
             "stage": stage,
             "outcome": outcome,
         }
-    )
-
-
-def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals:
-    total = ZERO
-    by_meter: dict[Meter, Amount] = {}
-    by_method: dict[Method, Amount] = {}
-    by_evidence: dict[str, Amount] = {}
-    quarters: list[int] = []
-    for component, name, method, evidence, *sums, first, last in conn.execute(_SUMS, row[:1]):
-        amount, meter, how = Amount(*sums), Meter(Component(component), name), Method(method)
-        total = total.plus(amount)
-        by_meter[meter] = by_meter.get(meter, ZERO).plus(amount)
-        by_method[how] = by_method.get(how, ZERO).plus(amount)
-        by_evidence[evidence] = by_evidence.get(evidence, ZERO).plus(amount)
-        quarters += [first, last]
-    return WorkloadTotals(
-        workload(row),
-        total,
-        by_meter,
-        by_method,
-        by_evidence,
-        charges.of_workload(conn, row[0]),
-        first_s=min(quarters, default=None),
-        last_s=max(quarters) + _QUARTER_S if quarters else None,
-        replayed=not played(conn).isdisjoint(by_meter),
     )

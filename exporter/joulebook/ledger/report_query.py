@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from joulebook.core.energy.readings import Component, Meter
+from joulebook.core.evidence import ZERO, Amount, Method
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -18,9 +20,25 @@ from joulebook.core.report.dataset import (
     replay_warning,
     subject_of,
 )
+from joulebook.core.report.runs import WorkloadTotals
+from joulebook.core.workloads import WorkloadId
 from joulebook.ledger import charges, state
 from joulebook.ledger.query import WORKLOADS, LedgerReader, played, workload
-from joulebook.units import NS_PER_S
+from joulebook.units import NS_PER_S, QUARTER_NS
+
+_NAMED = f"{WORKLOADS} WHERE workload = ? OR display = ? ORDER BY id"
+
+_IDENTIFIED = f"{WORKLOADS} WHERE scheduler = ? AND workload = ? AND start = ?"
+
+# `workload_id > 0` is what makes the partial index usable.
+_SUMS = """
+SELECT component, name, method, evidence, sum(energy_uj), sum(idle_uj), sum(held_ns),
+       sum(idle_ns), sum(calibration_uj), sum(tensor_ns), sum(tensor_known_ns),
+       min(quarter_s), max(quarter_s)
+FROM postings JOIN meters ON meters.id = meter_id
+WHERE workload_id = ? AND workload_id > 0
+GROUP BY meter_id, method, evidence
+"""
 
 _POSTINGS = """
 SELECT workload_id, remainder, component, meters.name, quarter_s, energy_uj, idle_uj, held_ns,
@@ -35,6 +53,8 @@ FROM gaps JOIN meters ON meters.id = meter_id WHERE t1_utc_ns > ? AND t0_utc_ns 
 """
 
 EVERYTHING = Selection()
+
+_QUARTER_S = QUARTER_NS // NS_PER_S
 
 _LATEST_NS = (1 << 63) - 1
 
@@ -62,6 +82,19 @@ def workloads(reader: LedgerReader, wanted: Selection) -> tuple[ReportWorkload, 
     """Return the workloads that are selected, also those that nothing was booked to."""
     with reader.view() as conn:
         return tuple(each for _, each in _workloads(conn, *_chosen(wanted)))
+
+
+def workload_totals(reader: LedgerReader, name: WorkloadId | str) -> tuple[WorkloadTotals, ...]:
+    """Return the totals of the workloads with that identity, id or displayed name.
+
+    Empty if there is none; several if a name was reused, or another scheduler uses it, too.
+    """
+    with reader.view() as conn:
+        if isinstance(name, WorkloadId):
+            rows = conn.execute(_IDENTIFIED, name).fetchall()
+        else:
+            rows = conn.execute(_NAMED, (name, name)).fetchall()
+        return tuple(_totals(conn, row) for row in rows)
 
 
 def _read(
@@ -145,3 +178,29 @@ def _workloads(
     only = clause.replace("workload_id", "id")
     for row in conn.execute(f"{WORKLOADS} WHERE {only}", chosen):
         yield row[0], workload(row)
+
+
+def _totals(conn: sqlite3.Connection, row: tuple[object, ...]) -> WorkloadTotals:
+    total = ZERO
+    by_meter: dict[Meter, Amount] = {}
+    by_method: dict[Method, Amount] = {}
+    by_evidence: dict[str, Amount] = {}
+    quarters: list[int] = []
+    for component, name, method, evidence, *sums, first, last in conn.execute(_SUMS, row[:1]):
+        amount, meter, how = Amount(*sums), Meter(Component(component), name), Method(method)
+        total = total.plus(amount)
+        by_meter[meter] = by_meter.get(meter, ZERO).plus(amount)
+        by_method[how] = by_method.get(how, ZERO).plus(amount)
+        by_evidence[evidence] = by_evidence.get(evidence, ZERO).plus(amount)
+        quarters += [first, last]
+    return WorkloadTotals(
+        workload(row),
+        total,
+        by_meter,
+        by_method,
+        by_evidence,
+        charges.of_workload(conn, row[0]),
+        first_s=min(quarters, default=None),
+        last_s=max(quarters) + _QUARTER_S if quarters else None,
+        replayed=not played(conn).isdisjoint(by_meter),
+    )

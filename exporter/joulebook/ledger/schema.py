@@ -128,7 +128,7 @@ def open_ledger(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         conn.close()
         raise retention.explain(exc, path, writing=False) from exc
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         conn.close()
         raise retention.corrupt(path, f"the books cannot be read: {exc}") from exc
     except BaseException:

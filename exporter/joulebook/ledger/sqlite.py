@@ -141,7 +141,7 @@ class SqliteStore:
             return dating.read(self._conn)
         except sqlite3.Error as exc:
             raise retention.explain(exc, self._path) from exc
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError) as exc:
             raise retention.corrupt(self._path, f"the clock cannot be read: {exc}") from exc
 
     def _read(self) -> state.StoredState:
@@ -149,7 +149,7 @@ class SqliteStore:
             return state.read(self._conn)
         except sqlite3.Error as exc:
             raise retention.explain(exc, self._path) from exc
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, RecursionError) as exc:
             raise retention.corrupt(self._path, f"the books cannot be read: {exc}") from exc
 
     def _identity(self) -> tuple[int, int] | None:

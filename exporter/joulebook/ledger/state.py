@@ -38,6 +38,7 @@ _WORKLOADS = "workloads"
 _LONG = 512
 """A value of more bytes is packed: sqlite gives one of a thousand a page of its own."""
 
+_MOST_BYTES = 256 << 20
 _PACKED = b"\x78\x01"
 """How packed values begin (zlib, RFC 1950); in msgpack the first byte alone is the number 120."""
 
@@ -142,12 +143,18 @@ def _packed(value: object) -> bytes:
 
 def _plain(value: bytes) -> bytes:
     """A stored value as it was encoded. Raises `msgspec.DecodeError`."""
+    if not isinstance(value, bytes):  # sqlite keeps any type in any column
+        raise msgspec.DecodeError(f"a value of the type {type(value).__name__}")
     if not value.startswith(_PACKED):
         return value
+    packed = zlib.decompressobj()
     try:
-        return zlib.decompress(value)
+        plain = packed.decompress(value, _MOST_BYTES)
     except zlib.error as error:
         raise msgspec.DecodeError(f"packed: {error}") from None
+    if not packed.eof:
+        raise msgspec.DecodeError("packed: cut off, or too large")
+    return plain
 
 
 def write(conn: sqlite3.Connection, rows: Changes, seq: int) -> None:
@@ -163,10 +170,10 @@ def rekey(conn: sqlite3.Connection) -> None:
 
     A key that has got another part would else be another key. Raises as `read` does.
     """
+    decoders = {kind: field.key for kind, field in FIELDS.items()} | {_RUNNING: _workload_key}
     for kind, key in conn.execute("SELECT kind, key FROM state").fetchall():
-        field = FIELDS.get(kind)
-        if field is not None and field.key is not None:
-            now = (_encode(field.key.decode(key)), kind, key)
+        if (decoder := decoders.get(kind)) is not None:
+            now = (_encode(decoder.decode(key)), kind, key)
             conn.execute("UPDATE state SET key = ? WHERE kind = ? AND key = ?", now)
 
 

@@ -173,7 +173,7 @@ class ServiceManager:
         self._address = environ.get("NOTIFY_SOCKET", "")
         usec = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.every_s = int(usec) / 2e6 if usec.isdecimal() and for_us else 0.0
+        self.every_s = int(usec) / 2e6 if usec.isdecimal() and len(usec) < 20 and for_us else 0.0
         """Seconds from one sign of life to the next; 0: none is wanted."""
 
     def say(self, state: str) -> bool:

@@ -26,10 +26,12 @@ from joulebook.config.load import read
 from joulebook.errors import ConfigError
 from joulebook.log import LogOnce
 from joulebook.reloaded_file import Note, ReloadedFile
+from joulebook.untrusted_files import read_named
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
 
+_MOST_BYTES = 1 << 20
 _BCRYPT = re.compile(r"\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{53}")
 
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
@@ -174,10 +176,9 @@ class WebConfigFile:
 def _yaml(path: Path) -> object:
     import yaml  # noqa: PLC0415 - 2.5 MiB that only users of this file should pay
 
+    raw = read_named(path, _MOST_BYTES)
     try:
-        parsed = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        parsed = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # The text of a YAML error quotes the file, and passwords with it.
         mark = getattr(error, "problem_mark", None)

@@ -113,6 +113,17 @@ def test_what_is_not_recomputed_is_named(published: Published, capsys: Out) -> N
 
 
 @pytest.mark.parametrize(
+    "value", ["9" * 5_000, "[" * 950 + "]" * 950, "[" * 9_500 + "]" * 9_500, "NaN", '{"a":' * 100]
+)
+def test_a_hostile_statement_is_named(published: Published, capsys: Out, value: str) -> None:
+    """Where nothing reads it, too: a key that no statement has."""
+    text = published.statement.read_text()
+    Path("hostile.json").write_text(text.replace("{", '{"zzz": ' + value + ", ", 1))
+    assert main(["verify", "hostile.json"]) == 2
+    assert "joulebook verify: hostile.json: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("column", "value"), [(10, "9" * 4000), (12, "9" * 400), (22, "[" * 100_000)]
 )
 def test_hostile_rows_are_named(published: Published, capsys: Out, column: int, value: str) -> None:

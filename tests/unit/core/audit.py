@@ -102,6 +102,8 @@ class Auditor:
             assert old is None or (
                 state.booked_uj >= old.booked_uj
                 and state.exposed_uj >= old.exposed_uj
+                # A calibration may lower what was read before it was known; the raw figure not.
+                and state.read_uj - state.calibration_uj >= old.read_uj - old.calibration_uj
                 and state.base.t_ns >= old.base.t_ns
             )
             times = [state.base.t_ns, *(reading.t_ns for reading in state.pending)]
@@ -147,6 +149,7 @@ def _check_rising(before: Books, after: Books) -> None:
         (before.affirmed_ns, after.affirmed_ns),
     ):
         _never_fell(old, new)  # type: ignore[arg-type]
+    assert sum(before.foreign_ns.values()) <= sum(after.foreign_ns.values())
     for key in before.foreign_ns.keys() & after.foreign_ns.keys():
         assert before.foreign_ns[key] <= after.foreign_ns[key], key
     for id_, workload in before.workloads.items():
@@ -173,6 +176,7 @@ def _never_fell(old: Mapping[Hashable, int], new: Mapping[Hashable, int]) -> Non
 def _no_less(old: Balance, new: Balance) -> None:
     for component, amount in old.items():
         now = new.get(component, Amount(0))
+        # What a calibration added may be negative, and so fall.
         rising = zip(amount._replace(calibration_uj=0), now._replace(calibration_uj=0), strict=True)
         assert all(b >= a for a, b in rising), (component, amount, now)
 

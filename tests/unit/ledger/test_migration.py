@@ -14,7 +14,7 @@ from joulebook.core.ledger.export import OLDEST, VERSION, PostingsPage
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerTooNew
-from joulebook.ledger import schema, state
+from joulebook.ledger import report_query, schema, state
 from joulebook.ledger.query import LedgerReader
 from joulebook.ledger.sqlite import SqliteStore
 
@@ -71,7 +71,7 @@ def test_every_row_is_kept_and_means_what_it_meant(tmp_path: Path, node: str) ->
     with LedgerReader(path) as reader:
         assert all(each.difference_uj == 0 for each in reader.balance_check())
         assert all(each.booked == each.rows for each in reader.charge_check())
-        (job,) = reader.workload_totals(EARLIER)
+        (job,) = report_query.workload_totals(reader, EARLIER)
         assert job.total.idle_uj
         assert (job.total.idle_ns, job.total.calibration_uj) == (0, 0)
         page = reader.page(node, "alpha", 0)
@@ -103,11 +103,11 @@ def test_a_number_that_comes_again_is_another_workload(tmp_path: Path) -> None:
         entry = Entry({key: Amount(7, 5, 3, 2, -1)}, facts=(facts,))
         after = msgspec.structs.replace(books, last_ns=books.last_ns + 1)
         with LedgerReader(path) as reader:
-            (before,) = reader.workload_totals(EARLIER)
+            (before,) = report_query.workload_totals(reader, EARLIER)
         store.commit(books, after, entry, anchor)
     with LedgerReader(path) as reader:
-        assert reader.workload_totals(EARLIER) == (before,)
-        (second,) = reader.workload_totals(again)
+        assert report_query.workload_totals(reader, EARLIER) == (before,)
+        (second,) = report_query.workload_totals(reader, again)
         assert second.total == Amount(7, 5, 3, 2, -1)
         assert second.workload.labels == facts.labels
         assert [each.id.start for each in reader.jobs("500")] == [again.start, 0]

@@ -13,8 +13,11 @@ from tests.unit.ledger.samples import FACTS, GPU0, GPU1, JOB, T0_NS, Open, ancho
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, PostingKey, Remainder
 from joulebook.core.ledger.state import Books, Entry
+from joulebook.core.money.amounts import Charge, ChargeKey, Exact, Item, RateUsed
+from joulebook.core.money.rates import Quality
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
 from joulebook.errors import LedgerCorrupt, LedgerError, LedgerTooNew
+from joulebook.ledger import charges, report_query, state
 from joulebook.ledger.query import LedgerReader, MeterBalance
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.units import NS_PER_S
@@ -94,11 +97,18 @@ def test_totals_add_up_in_every_direction(open_store: Open, path: Path) -> None:
     }
     book(open_store(), FACTS, job("7"), postings=postings)
     with LedgerReader(path) as reader:
-        (found,) = reader.workload_totals(JOB)
-        assert reader.workload_totals("101")[0] == found
-        assert [each.total for each in reader.workload_totals("101")] == [found.total, Amount(3)]
-        (empty,) = reader.workload_totals("7")
-        assert reader.workload_totals("8") == reader.workload_totals(WorkloadId("x", "101")) == ()
+        (found,) = report_query.workload_totals(reader, JOB)
+        assert report_query.workload_totals(reader, "101")[0] == found
+        assert [each.total for each in report_query.workload_totals(reader, "101")] == [
+            found.total,
+            Amount(3),
+        ]
+        (empty,) = report_query.workload_totals(reader, "7")
+        assert (
+            report_query.workload_totals(reader, "8")
+            == report_query.workload_totals(reader, WorkloadId("x", "101"))
+            == ()
+        )
     assert found.workload.labels.user == "ada"
     assert found.total == Amount(6_300, 37, 15)
     assert found.by_meter == {GPU0: Amount(1_300, 30, 7), CPU: Amount(5_000, 7, 8)}
@@ -166,7 +176,7 @@ def test_reader_and_daemon_do_not_wait_for_each_other(open_store: Open, path: Pa
             books = run(store, 1, books, first=n)
             assert {each.booked_uj for each in reader.balance_check()} == {(n + 1) * 1_000_003}
         store._conn.execute("BEGIN IMMEDIATE")
-        assert reader.workload_totals(JOB)[0].total.held_ns == 2 * 50 * NS_PER_S
+        assert report_query.workload_totals(reader, JOB)[0].total.held_ns == 2 * 50 * NS_PER_S
         store._conn.execute("ROLLBACK")
     assert store.load()[0] == books
 
@@ -235,10 +245,55 @@ def test_value_that_makes_no_sense_is_damage(open_store: Open, path: Path) -> No
             reader.balance_check,
             lambda: reader.since_by_owner(0),
             lambda: reader.jobs("*"),
-            lambda: reader.workload_totals(JOB),
+            lambda: report_query.workload_totals(reader, JOB),
         ):
             with pytest.raises(LedgerCorrupt):
                 ask()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state SET value = 'text'",
+        "state SET value = 7",
+        "state SET value = x'7801ff'",
+        "workloads SET extra = replace(hex(zeroblob(50000)), '0', '[')",
+        "workloads SET user = x'ff'",
+        "workloads SET gpu_count = 'many'",
+        "charges SET currency = char(27) || '[2J'",
+        "charges SET currency = x'455552'",
+        "charges SET item = 'gold'",
+        "rates_used SET quantity = x'ff'",
+        "rates_used SET source = x'ff'",
+    ],
+)
+def test_a_ledger_made_to_harm_is_damage(open_store: Open, path: Path, change: str) -> None:
+    """`report --ledger FILE` may be given anybody's."""
+    after, entry = tick(Books(), 0)
+    charge = ChargeKey(JOB, 0, Charge(Item.ELECTRICITY, "EUR"))
+    used = RateUsed(0, "price", 300_000_000, "EUR/kWh", "tariff", Quality.MEASURED)
+    entry = msgspec.structs.replace(entry, charges={charge: Exact(1)}, rates={used: Amount(1)})
+    open_store().commit(Books(), after, entry, anchor(after))
+    with closing(sqlite3.connect(path)) as conn, conn:
+        assert conn.execute(f"UPDATE {change}").rowcount
+    with LedgerReader(path) as reader, pytest.raises(LedgerCorrupt):
+        reader.balance_check()
+        reader.jobs("*")
+        reader.charge_check()
+        reader.bills_by_owner(0)
+        with reader.view() as conn:
+            list(charges.rates(conn, 0, 1 << 40))
+
+
+def test_what_is_packed_is_not_unpacked_without_end(
+    open_store: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books = Books(last_ns=T0_NS)
+    after = msgspec.structs.replace(books, models={GPU0: "x" * 100_000})
+    open_store().commit(books, after, Entry(), anchor(after))
+    monkeypatch.setattr(state, "_MOST_BYTES", 99_999)
+    with LedgerReader(path) as reader, pytest.raises(LedgerCorrupt, match="too large"):
+        reader.models()
 
 
 def test_a_model_so_long_that_it_is_packed_is_read(open_store: Open, path: Path) -> None:

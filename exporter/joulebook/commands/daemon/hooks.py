@@ -24,6 +24,7 @@ from joulebook.config import load
 from joulebook.errors import ConfigError
 from joulebook.node.workloads.slurm.gres_conf import find_slurm_conf
 from joulebook.node.workloads.slurm.hostlist import expand
+from joulebook.untrusted_files import read_named
 
 PACKAGED = Path("/usr/lib/joulebook/hooks")
 SCRIPTS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh"}
@@ -43,9 +44,9 @@ def main(args: Options) -> int:
     path = args.slurm_conf or Path(config.tenants.slurm.slurm_conf or find_slurm_conf())
     try:
         conf = read_slurm_conf(path)
-    except OSError as error:
+    except ConfigError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; give its path with --slurm-conf (configless nodes keep "
+            f"{error}; give its path with --slurm-conf (configless nodes keep "
             "it in /run/slurm/conf)"
         ) from None
     act = install if args.action == "install" else remove
@@ -187,6 +188,7 @@ def hooks(options: Options) -> int:
 
 _DEEPEST = 4
 _HEAD_BYTES = 4096
+_MOST_BYTES = 16 << 20
 _OURS = "joulebook"
 RETIRED = "Removed: does nothing until slurm.conf no longer names this directory."
 """The comment in the script that replaces a removed hook."""
@@ -230,7 +232,7 @@ def read_slurm_conf(path: Path) -> SlurmConf:
 
 
 def _lines(path: Path, depth: int) -> Iterator[str]:
-    text = path.read_text(errors="replace").replace("\\\n", " ")
+    text = read_named(path, _MOST_BYTES).decode(errors="replace").replace("\\\n", " ")
     for raw in text.splitlines():
         line = raw.partition("#")[0].strip()
         word, _, rest = line.partition(" ")

@@ -12,7 +12,7 @@ from joulebook.commands.daemon.hooks import SlurmConf, hook_files, is_ours, read
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import several
 from joulebook.core.energy.readings import Component, DeviceStatus, Meter
-from joulebook.errors import InputError
+from joulebook.errors import ConfigError, InputError
 from joulebook.node.workloads.slurm.event_file import event_stem
 from joulebook.node.workloads.slurm.gres import GresMap, Unmappable, find_part
 from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_conf, load_gres
@@ -41,7 +41,7 @@ def read_conf(site: Site) -> SlurmConf | None:
     """Return slurm.conf, or `None` if it cannot be read."""
     try:
         return read_slurm_conf(conf_path(site))
-    except OSError:
+    except ConfigError:
         return None
 
 

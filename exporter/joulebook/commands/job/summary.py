@@ -64,7 +64,7 @@ def latest_run(ledger: LedgerReader, wanted: WorkloadId) -> WorkloadId:
 
 def find(ledger: LedgerReader, wanted: WorkloadId) -> Found | None:
     """Return the workload as it is in the ledger now. Raises `LedgerError`."""
-    several = ledger.workload_totals(wanted)
+    several = report_query.workload_totals(ledger, wanted)
     # Of two jobs with one number, the later one is meant.
     latest = max(several, key=lambda each: each.workload.started_utc_ns or 0, default=None)
     return None if latest is None else look(ledger, latest)

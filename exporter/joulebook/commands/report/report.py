@@ -38,11 +38,10 @@ from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
 from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
-from joulebook.core.money.amounts import NOTHING as NONE
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.core.sanitize import one_line
+from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
@@ -52,6 +51,7 @@ from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import sentence
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import kwh_from_uj
+from joulebook.untrusted_files import write_named
 
 
 def write_statement(args: Options, config: Config) -> int:
@@ -99,9 +99,7 @@ def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Rechar
     anew = None
     if args.rates is not None:
         recharged = charged_anew(account, site.rates, os.environ)
-        again = recharged.account
-        again = msgspec.structs.replace(again, rates=with_site_water(again, site.rates))
-        anew = statement.Recharge(args.rates.name, *recharged._replace(account=again))
+        anew = statement.Recharge(args.rates.name, *recharged)
         for what, why in recharged.problems.items():
             Screen(sys.stderr).say(f"{what}: {why}")
     known, said = sacct.ask(account.workloads.values(), config.report.sacct)
@@ -131,15 +129,11 @@ def _choice(args: Options, about: About) -> RoleChoice:
 
 
 def _save(option_name: str, path: Path, content: str | bytes) -> None:
-    """Replace the file in one step, or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(path)
+        write_named(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise ConfigError(f"{option_name} {path}: cannot be written: {error.strerror}") from None
-    Screen(sys.stderr).say(f"joulebook report: wrote {path}")
+    Screen(sys.stderr).say(clean(f"joulebook report: wrote {path}"))
 
 
 LIMITS = (
@@ -155,14 +149,8 @@ def main(args: Options) -> int:
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
-    report = make(
-        source(args, config),
-        *stretch(args),
-        selection(args),
-        level=Level(args.by),
-        rates=new,
-        environ=os.environ,
-    )
+    asked = source(args, config), *stretch(args), selection(args)
+    report = make(*asked, level=Level(args.by), rates=new, environ=os.environ)
     lacking = []
     if new is not None or not (args.ledger or args.collected is not None or args.prometheus):
         charged = {charge.item for line in report.lines for charge in _newest(line)}
@@ -201,13 +189,12 @@ def _selects(args: Options) -> bool:
 
 def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> None:
     until = "now" if report.until_s == FOREVER_S else moment(report.until_s)
-    begin = "the start of the ledger" if not report.since_s else moment(report.since_s)
+    begin = moment(report.since_s) if report.since_s else "the start of the ledger"
     screen.say(f"From {begin} to {until}")
     screen.say()
     rows = [*report.lines, *([whole(report.lines)] if len(report.lines) > 1 else [])]
     names = [*map(_name, report.lines), "in all"][: len(rows)]
-    held_ns = [line.held_ns for line in rows]
-    columns = figures([(line.amount, line.booked) for line in rows], held_ns)
+    columns = figures([(each.amount, each.booked) for each in rows], [x.held_ns for x in rows])
     if any(line.restated is not None for line in rows):
         columns += charges([line.restated or {} for line in rows], " at new")
         differences = [_differ(line.booked, line.restated or {}) for line in rows]
@@ -219,9 +206,8 @@ def _show(report: OwnerReport, lacking: list[str], by: str, screen: Screen) -> N
     for text in screen.table(titles, cells):
         screen.say(text)
     screen.say()
-    if any(is_partial(line.amount.held_ns, line.held_ns) for line in rows):
-        screen.say(LOWER_BOUND)
-    for said in _used(report):
+    partial = any(is_partial(line.amount.held_ns, line.held_ns) for line in rows)
+    for said in (*([LOWER_BOUND] if partial else ()), *_used(report)):
         screen.say(said)
     for item, energy_uj in report.unpriced_uj.items():
         screen.say(f"The new rates have no {item} for {energy(energy_uj)}: not charged")
@@ -248,7 +234,7 @@ def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
         return {}
     before, after = net(old), net(new)
     return {
-        currency: Exact.of(after.get(currency, NONE).atoms - before.get(currency, NONE).atoms)
+        currency: Exact.of(after.get(currency, Exact()).atoms - before.get(currency, Exact()).atoms)
         for currency in sorted({*before, *after})
     }
 
@@ -260,7 +246,7 @@ def _credited(bill: Charges) -> bool:
 def _changed_ug(new: Charges, old: Charges) -> int | None:
     if CO2E not in new:
         return None
-    return Exact.of(new[CO2E].atoms - old.get(CO2E, NONE).atoms).floor
+    return Exact.of(new[CO2E].atoms - old.get(CO2E, Exact()).atoms).floor
 
 
 def _grams(new: Charges, old: Charges) -> float | None:
@@ -285,7 +271,8 @@ def _used(report: OwnerReport) -> Iterator[str]:
         totals[quantity] = totals.get(quantity, 0) + (energy_uj or held_ns)
     for (quantity, name, quality), (energy_uj, held_ns, _, _) in shares.items():
         part = percent(energy_uj or held_ns, totals[quantity])
-        yield f"{quantity} as booked: {one_line(name)} ({quality}) for {part} of what was charged"
+        said = f"{one_line(quantity)} as booked: {one_line(name)} ({quality})"
+        yield f"{said} for {part} of what was charged"
 
 
 def _as_json(report: OwnerReport) -> dict[str, Any]:
@@ -317,7 +304,7 @@ def _line(line: ReportLine) -> dict[str, Any]:
         "energy_uj": line.amount.energy_uj,
         "idle_energy_uj": line.amount.idle_uj,
         "held_gpu_hours": line.held_ns / 3.6e12,
-        "coverage": line.amount.held_ns / line.held_ns if line.held_ns else None,
+        "coverage": line.coverage,
         "booked": as_object(line.booked),
     }
     if line.restated is not None:

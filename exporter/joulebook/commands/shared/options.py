@@ -43,6 +43,16 @@ class Duration(click.ParamType[float, str]):
         return seconds
 
 
+class BillAction(click.Choice[str]):
+    """What to do with a bill; of a month alone, the error says where it goes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the action."""
+        if value[:1].isdecimal():
+            self.fail(f"give what to do first: joulebook bill show {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Option(click.Option):
     """An option that is listed under a heading in the help."""
 

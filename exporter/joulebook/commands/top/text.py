@@ -208,15 +208,15 @@ def power_of(api: PrometheusApi, now_s: int) -> dict[str, float]:
     return {row.labels.get("user", ""): row.value for row in api.instant(POWER, now_s)}
 
 
-def by_user(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
+def by_user(data: ReportData, power_w: Mapping[str, float]) -> list[User]:
     """Return all by_user with power or energy, the largest first."""
     amounts: dict[str, Amount] = {}
     held: dict[str, int] = {}
     jobs: dict[str, set[WorkloadId]] = {}
-    for posting in account.postings:
+    for posting in data.postings:
         who = posting.subject
         if isinstance(who, WorkloadId):
-            known = account.workloads.get(who)
+            known = data.workloads.get(who)
             name = "" if known is None else known.labels.user
             amounts[name] = amounts.get(name, ZERO).plus(posting.amount)
             if posting.meter.component is Component.GPU:
@@ -235,16 +235,12 @@ def by_user(account: ReportData, power_w: Mapping[str, float]) -> list[User]:
     return sorted(everybody, key=lambda u: (-u.amount.energy_uj, -(u.power_w or 0), u.name))
 
 
-def user_lines(
-    everybody: Sequence[User], account: ReportData, screen: Screen, note: str
-) -> list[str]:
+def user_lines(everybody: Sequence[User], data: ReportData, screen: Screen, note: str) -> list[str]:
     """Return the table, and what is unattributed."""
-    nobody = sum(
-        p.amount.energy_uj for p in account.postings if not isinstance(p.subject, WorkloadId)
-    )
+    nobody = sum(p.amount.energy_uj for p in data.postings if not isinstance(p.subject, WorkloadId))
     total = nobody + sum(user.amount.energy_uj for user in everybody)
     known = [user.power_w for user in everybody if user.power_w is not None]
-    head = f"joulebook  {one_line(account.source)}   {text.several(len(everybody), 'user')}"
+    head = f"joulebook  {one_line(data.source)}   {text.several(len(everybody), 'user')}"
     if known:
         head += f"   {text.power(sum(known))} now"
     energies = text.energies([user.amount.energy_uj for user in everybody])
@@ -255,11 +251,11 @@ def user_lines(
     else:
         made.append("No energy was consumed since midnight (UTC).")
     made.append("")
-    said = f"Energy since {text.moment(account.since_s)}: {text.energy(total)}"
+    said = f"Energy since {text.moment(data.since_s)}: {text.energy(total)}"
     if total:
         said += f", {text.energy(nobody)} of it unattributed ({text.percent(nobody, total)})"
     made += wrap(said, screen.width)
-    for each in (note, *account.warnings):
+    for each in (note, *data.warnings):
         if each:
             made += wrap(one_line(each, 500), screen.width)
     return made

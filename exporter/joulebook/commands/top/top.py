@@ -22,6 +22,7 @@ from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.commands.top.text import lines
 from joulebook.config import Config, load
 from joulebook.core.report.dataset import Selection
+from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
@@ -47,7 +48,7 @@ def main(args: Options) -> int:
         board = read_board(daemon.metrics())
     except (Unreachable, InputError) as error:
         errors = Screen(sys.stderr)
-        errors.say(f"joulebook top: {error}")
+        errors.say(one_line(f"joulebook top: {error}"))
         errors.say(
             "Start the daemon (`joulebook run`), or give another with --url. Run `joulebook "
             "doctor` to find what is wrong on this node."

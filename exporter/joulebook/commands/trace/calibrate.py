@@ -14,6 +14,7 @@ weigh, and a line is fitted through them (`core.energy.calibration`).
 from __future__ import annotations
 
 import csv
+import io
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -25,17 +26,20 @@ import click
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.config.describe import quoted
 from joulebook.core.energy.calibration import Fit, fit
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.node.sensors.trace.format import Trace, TraceRecord, read_trace
 from joulebook.node.sensors.trace.player import find_trace
 from joulebook.terminal import Screen
 from joulebook.units import MW_PER_W, NS_PER_S, UJ_PER_J
+from joulebook.untrusted_files import read_named_text
 
 WINDOW_S = 10.0
 MAX_HOLE_S = 5.0
 """Neither is interpolated over a longer hole."""
 
 _MOST_W = 100_000.0
+_MOST_BYTES = 64 << 20
 
 Curve = Sequence[tuple[float, float]]
 """Energy in joules since the first point, by seconds."""
@@ -90,8 +94,8 @@ def _device(trace: Trace, wanted: str) -> int:
     if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(names):
         return int(wanted)
     raise ConfigError(
-        f"--gpu {wanted!r}: expected 0 to {len(names) - 1}, or one of {', '.join(names)}: the "
-        "device whose power the meter shows"
+        f"--gpu {wanted!r}: expected 0 to {len(names) - 1}, or one of "
+        f"{', '.join(map(one_line, names))}: the device whose power the meter shows"
     )
 
 
@@ -120,28 +124,25 @@ def _metered(path: Path, shift_s: float) -> list[Curve]:
     """The same of the meter. Raises `ConfigError` that names file and line."""
     stretches: list[list[tuple[float, float]]] = []
     last: tuple[float, float] | None = None
+    reader = csv.DictReader(io.StringIO(read_named_text(path, _MOST_BYTES), newline=""))
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := {"t_s", "watts"} - set(reader.fieldnames or ()):
-                lacking = ", ".join(sorted(missing))
-                raise ConfigError(f"{path}:1: no column {lacking}; expected t_s,watts")
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                t_s = _number(row, "t_s", where, -1e9, 1e9) + shift_s
-                watts = _number(row, "watts", where, 0.0, _MOST_W)
-                if last is not None and t_s <= last[0]:
-                    raise ConfigError(f"{where}: t_s {t_s:g} is not after {last[0]:g}")
-                if last is None or t_s - last[0] > MAX_HOLE_S:
-                    stretches.append([(t_s, 0.0)])
-                else:
-                    joules = (watts + last[1]) / 2 * (t_s - last[0])
-                    stretches[-1].append((t_s, stretches[-1][-1][1] + joules))
-                last = (t_s, watts)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not CSV in UTF-8: {error}") from None
+        if missing := {"t_s", "watts"} - set(reader.fieldnames or ()):
+            lacking = ", ".join(sorted(missing))
+            raise ConfigError(f"{path}:1: no column {lacking}; expected t_s,watts")
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            t_s = _number(row, "t_s", where, -1e9, 1e9) + shift_s
+            watts = _number(row, "watts", where, 0.0, _MOST_W)
+            if last is not None and t_s <= last[0]:
+                raise ConfigError(f"{where}: t_s {t_s:g} is not after {last[0]:g}")
+            if last is None or t_s - last[0] > MAX_HOLE_S:
+                stretches.append([(t_s, 0.0)])
+            else:
+                joules = (watts + last[1]) / 2 * (t_s - last[0])
+                stretches[-1].append((t_s, stretches[-1][-1][1] + joules))
+            last = (t_s, watts)
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not CSV: {error}") from None
     return list(stretches)
 
 
@@ -151,7 +152,9 @@ def _number(row: dict[str, str | None], name: str, where: str, least: float, mos
     except ValueError:
         value = math.nan
     if not least <= value <= most:
-        raise ConfigError(f"{where}: {name} = {row.get(name)!r}: expected {least:g} to {most:g}")
+        raise ConfigError(
+            f"{where}: {name} = {row.get(name)!r:.40}: expected {least:g} to {most:g}"
+        )
     return value
 
 

@@ -11,6 +11,7 @@ one line per GPU. `start_s` and `end_s` count from the start of the trace.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,6 +23,7 @@ from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.sanitize import clean_label
 from joulebook.errors import ConfigError
 from joulebook.units import ns_from_s
+from joulebook.untrusted_files import read_named_text
 
 FIELDS = ("job", "user", "account", "experiment", "gpu", "start_s", "end_s")
 _OPTIONAL = {"user", "account", "experiment"}
@@ -40,24 +42,24 @@ class TraceJob(msgspec.Struct, frozen=True):
     end_ns: int
 
 
+_MOST_BYTES = 64 << 20
+
+
 def read_jobs(path: Path, devices: Sequence[str]) -> tuple[TraceJob, ...]:
     """Read a timetable for a trace with these devices.
 
     Raises `ConfigError` with file and line.
     """
+    reader = csv.DictReader(io.StringIO(read_named_text(path, _MOST_BYTES), newline=""))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = set(FIELDS) - _OPTIONAL - set(reader.fieldnames or ())
-            if missing:
-                raise ConfigError(
-                    f"{path}:1: no column {', '.join(sorted(missing))}; expected {','.join(FIELDS)}"
-                )
-            jobs = [_job(row, f"{path}:{reader.line_num}", devices) for row in reader]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not CSV in UTF-8: {error}") from None
+        missing = set(FIELDS) - _OPTIONAL - set(reader.fieldnames or ())
+        if missing:
+            raise ConfigError(
+                f"{path}:1: no column {', '.join(sorted(missing))}; expected {','.join(FIELDS)}"
+            )
+        jobs = [_job(row, f"{path}:{reader.line_num}", devices) for row in reader]
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not CSV: {error}") from None
     _refuse_overlap(path, jobs)
     return tuple(jobs)
 

@@ -78,6 +78,18 @@ class Charge(NamedTuple):
     item: Item
     currency: str = ""
 
+    @classmethod
+    def read(cls, item: str, currency: str) -> Charge:
+        """Return one from outside. Raises `ValueError` for what is no item or currency."""
+        if currency and not is_currency(currency):
+            raise ValueError(f"currency {str(currency)[:20]!r}: expected three letters")
+        return cls(Item(item), currency)
+
+
+def is_currency(text: object) -> bool:
+    """Return whether it is a code like `EUR` (ISO 4217)."""
+    return isinstance(text, str) and len(text) == 3 and text.isascii() and text.isupper()
+
 
 class Exact(NamedTuple):
     """An unrounded amount, in three integers that fit 64 bits in any currency.

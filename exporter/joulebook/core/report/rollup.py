@@ -54,6 +54,11 @@ class ReportLine(msgspec.Struct, frozen=True):
     restated: Charges | None = None
     held_ns: int = 0
 
+    @property
+    def coverage(self) -> float | None:
+        """Return the measured share of the held time; `None`: nothing was held."""
+        return self.amount.held_ns / self.held_ns if self.held_ns else None
+
 
 class Recharged(NamedTuple):
     """Data at other rates, the energy without a rate by item, and why."""
@@ -79,47 +84,47 @@ class Level(StrEnum):
         return Labels(user if self is Level.USER else "", "" if self is Level.LAB else account, "")
 
 
-def consumed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
+def consumed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
     """Return what was consumed, by owner."""
     sums: dict[Owner, Amount] = {}
-    for row in account.postings:
-        key = owner(account, row.subject, level)
+    for row in data.postings:
+        key = owner(data, row.subject, level)
         sums[key] = sums.get(key, ZERO).plus(row.amount)
     return sums
 
 
-def held(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
+def held(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
     """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
     booked_ns: dict[Subject, int] = {}
-    for row in account.postings:
+    for row in data.postings:
         booked_ns[row.subject] = booked_ns.get(row.subject, 0) + row.amount.held_ns
-    whole_ns = runs.held_ns(account)
+    whole_ns = runs.held_ns(data)
     sums: dict[Owner, int] = {}
     for subject, ns in booked_ns.items():
         whole = 0 if isinstance(subject, Remainder) else whole_ns.get(subject, 0)
-        key = owner(account, subject, level)
+        key = owner(data, subject, level)
         sums[key] = sums.get(key, 0) + max(ns, whole)
     return sums
 
 
-def billed(account: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
+def billed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:
     """Return what was charged, by owner."""
     bills: dict[Owner, dict[Charge, Exact]] = {}
-    for row in account.charges:
-        bill = bills.setdefault(owner(account, row.subject, level), {})
+    for row in data.charges:
+        bill = bills.setdefault(owner(data, row.subject, level), {})
         bill[row.charge] = bill.get(row.charge, NOTHING).plus(row.amount)
     return dict(bills)
 
 
-def owner(account: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
+def owner(data: ReportData, subject: Subject, level: Level = Level.EXPERIMENT) -> Owner:
     """Return the owner of a subject, as far as known."""
     if isinstance(subject, Remainder):
         return subject
-    known = account.workloads.get(subject)
+    known = data.workloads.get(subject)
     return Labels() if known is None else level.of(known.labels)
 
 
-def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
+def own_rates(data: ReportData) -> tuple[UsedRate, ...]:
     """Return the rates weighted by the energy and held time of the data itself.
 
     A ledger has each node's total at a rate, whoever was charged. For a selection, a rate weighs
@@ -128,19 +133,19 @@ def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
     """
     energy_uj: dict[Place, int] = {}
     held_ns: dict[Place, dict[str, int]] = {}
-    for row in account.postings:
+    for row in data.postings:
         place = (row.node, row.quarter_s)
         energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
-        if (model := account.models.get((row.node, row.meter))) is not None:
+        if (model := data.models.get((row.node, row.meter))) is not None:
             of_models = held_ns.setdefault(place, {})
             of_models[model] = of_models.get(model, 0) + row.amount.held_ns
     hardware: dict[Place, int] = {}
-    for charged in account.charges:
+    for charged in data.charges:
         if charged.charge.item is Item.HARDWARE:
             place = (charged.node, charged.quarter_s)
             hardware[place] = hardware.get(place, 0) + charged.amount.atoms
     groups: dict[tuple[Place, str], list[UsedRate]] = {}
-    for rate in account.rates:
+    for rate in data.rates:
         place = (rate.node, rate.used.quarter_s)
         if place in energy_uj:
             groups.setdefault((place, rate.used.quantity), []).append(rate)
@@ -153,16 +158,16 @@ def own_rates(account: ReportData) -> tuple[UsedRate, ...]:
     return tuple(rates)
 
 
-def with_water(account: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedRate, ...]:
+def with_water(data: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedRate, ...]:
     """Return the rates, and those of water in force at each place and time.
 
     Water is no counter and nothing is billed by it, so it is not booked with the energy.
     """
     energy_uj: dict[Place, int] = {}
-    for row in account.postings:
+    for row in data.postings:
         place = (row.node, row.quarter_s)
         energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
-    rates = [row for row in account.rates if row.used.quantity not in {WATER_SITE, WATER_GRID}]
+    rates = [row for row in data.rates if row.used.quantity not in {WATER_SITE, WATER_GRID}]
     for quantity, curve in curves.items():
         for place, whole_uj in energy_uj.items():
             rates += _water_rates(quantity, curve, place, whole_uj)
@@ -219,19 +224,19 @@ def _own_hardware(
     return [row._replace(held_ns=row.held_ns * min(all_ns, whole_ns) // whole_ns) for row in rows]
 
 
-def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
+def recharged(data: ReportData, rates: RateSet, wanted: frozenset[Charge]) -> Recharged:
     """Return the data with recomputed charges, and the rates used.
 
     `wanted` is what the new rates should charge.
     """
     nodes: dict[str, list[Posting]] = {}
-    for row in account.postings:
+    for row in data.postings:
         nodes.setdefault(row.node, []).append(row)
     charged: list[Charged] = []
     used: list[UsedRate] = []
     unpriced_uj: dict[str, int] = {}
     for node, rows in nodes.items():
-        models = {meter: model for (where, meter), model in account.models.items() if where == node}
+        models = {meter: model for (where, meter), model in data.models.items() if where == node}
         tariff = Tariff(rates, models, wanted, 0)
         again = charge((each for row in rows for each in _bookings(row, tariff)), tariff)
         charged += [
@@ -244,7 +249,7 @@ def recharged(account: ReportData, rates: RateSet, wanted: frozenset[Charge]) ->
         ]
         for item, energy_uj in again.unpriced_uj.items():
             unpriced_uj[item] = unpriced_uj.get(item, 0) + energy_uj
-    anew = msgspec.structs.replace(account, charges=tuple(charged), rates=tuple(used))
+    anew = msgspec.structs.replace(data, charges=tuple(charged), rates=tuple(used))
     return Recharged(anew, unpriced_uj)
 
 
@@ -262,13 +267,13 @@ def _bookings(row: Posting, tariff: Tariff) -> Iterator[Booking]:
 
 
 def lines(
-    account: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
+    data: ReportData, anew: ReportData | None = None, level: Level = Level.EXPERIMENT
 ) -> list[ReportLine]:
     """Return a line per owner by energy, the largest first, then remainders.
 
     `again` is the same data at other rates.
     """
-    amounts, booked, times = consumed(account, level), billed(account, level), held(account, level)
+    amounts, booked, times = consumed(data, level), billed(data, level), held(data, level)
     restated = None if anew is None else billed(anew, level)
     return sorted(
         (

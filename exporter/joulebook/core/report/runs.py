@@ -73,16 +73,16 @@ class Run(msgspec.Struct, frozen=True):
         return self.workload.gpu_count or len(self.gpus)
 
 
-def runs(account: ReportData) -> tuple[Run, ...]:
+def runs(data: ReportData) -> tuple[Run, ...]:
     """Return the runs, in the order in which they started."""
     bills: dict[Subject, list[Charges]] = defaultdict(list)
-    for charged in account.charges:
+    for charged in data.charges:
         bills[charged.subject].append({charged.charge: charged.amount})
-    site = Facility.of(account.rates)
+    site = Facility.of(data.rates)
     found = []
-    for group, rows in _with_rows(account):
+    for group, rows in _with_rows(data):
         bill = total(bill for part in group.parts for bill in bills[part.id])
-        walls = wall_ns(account, group.whole, rows)
+        walls = wall_ns(data, group.whole, rows)
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
@@ -90,10 +90,10 @@ def runs(account: ReportData) -> tuple[Run, ...]:
                 booked(rows, bill, site, None if walls is None else sum(walls.values())),
                 tuple(sorted({row.node for row in rows})),
                 frozenset((r.node, r.meter) for r in on_gpus if r.meter.name != WHOLE_METER),
-                _by_model(account, group.whole, on_gpus, walls),
-                _is_cut(account, group.whole, rows),
-                any((row.node, row.meter) in account.replayed for row in rows),
-                group.whole.ended_utc_ns is None and _goes_on(account, rows),
+                _by_model(data, group.whole, on_gpus, walls),
+                _is_cut(data, group.whole, rows),
+                any((row.node, row.meter) in data.replayed for row in rows),
+                group.whole.ended_utc_ns is None and _goes_on(data, rows),
                 group.names,
                 frozenset(part.id for part in group.parts),
             )
@@ -101,37 +101,37 @@ def runs(account: ReportData) -> tuple[Run, ...]:
     return tuple(sorted(found, key=lambda run: (_start(run), run.workload.id)))
 
 
-def _with_rows(account: ReportData) -> Iterator[tuple[Group, list[Posting]]]:
+def _with_rows(data: ReportData) -> Iterator[tuple[Group, list[Posting]]]:
     postings: dict[Subject, list[Posting]] = defaultdict(list)
-    for row in account.postings:
+    for row in data.postings:
         postings[row.subject].append(row)
-    for group in groups(account):
+    for group in groups(data):
         yield group, [row for part in group.parts for row in postings[part.id]]
 
 
-def held_ns(account: ReportData) -> dict[WorkloadId, int]:
+def held_ns(data: ReportData) -> dict[WorkloadId, int]:
     """Return how long each workload held GPUs, from start to end; none where that is not known."""
     held: dict[WorkloadId, int] = {}
-    for group, rows in _with_rows(account):
+    for group, rows in _with_rows(data):
         parts = {part.id for part in group.parts}
-        for (subject, _, _), ns in (wall_ns(account, group.whole, rows) or {}).items():
+        for (subject, _, _), ns in (wall_ns(data, group.whole, rows) or {}).items():
             who = subject if isinstance(subject, WorkloadId) and subject in parts else None
             who = who or group.parts[0].id  # GPUs that nothing was booked on.
             held[who] = held.get(who, 0) + ns
     return held
 
 
-def remainders(account: ReportData) -> dict[Remainder, Tally]:
+def remainders(data: ReportData) -> dict[Remainder, Tally]:
     """Return what belongs to no run, by name."""
     rows: dict[Remainder, list[Posting]] = defaultdict(list)
-    for row in account.postings:
+    for row in data.postings:
         if isinstance(row.subject, Remainder):
             rows[row.subject].append(row)
     bills: dict[Remainder, list[Charges]] = defaultdict(list)
-    for charged in account.charges:
+    for charged in data.charges:
         if isinstance(charged.subject, Remainder):
             bills[charged.subject].append({charged.charge: charged.amount})
-    site = Facility.of(account.rates)
+    site = Facility.of(data.rates)
     return {
         reason: booked(rows.get(reason, []), total(bills.get(reason, [])), site, 0)
         for reason in sorted(rows.keys() | bills.keys())
@@ -142,23 +142,23 @@ def _start(run: Run) -> int:
     return run.workload.started_utc_ns or 0
 
 
-def _is_cut(account: ReportData, workload: ReportWorkload, rows: Sequence[Posting]) -> bool:
+def _is_cut(data: ReportData, workload: ReportWorkload, rows: Sequence[Posting]) -> bool:
     began_ns, ended_ns = workload.started_utc_ns, workload.ended_utc_ns
-    until_ns = account.until_s * NS_PER_S
-    if not account.cut.isdisjoint({row.subject for row in rows}):
+    until_ns = data.until_s * NS_PER_S
+    if not data.cut.isdisjoint({row.subject for row in rows}):
         return True
-    if began_ns is not None and began_ns < account.since_s * NS_PER_S:
+    if began_ns is not None and began_ns < data.since_s * NS_PER_S:
         return True
     if ended_ns is not None:
         return ended_ns > until_ns
-    if Unknowable.TIMES in account.unknown:
+    if Unknowable.TIMES in data.unknown:
         return False
     # Whoever consumed in the last quarter hour of all and has no end goes on.
     return any((row.quarter_s * NS_PER_S + QUARTER_NS) == until_ns for row in rows)
 
 
-def _goes_on(account: ReportData, rows: Iterable[Posting]) -> bool:
-    known_ns = {node: until_s * NS_PER_S for node, until_s in account.known_until_s.items()}
+def _goes_on(data: ReportData, rows: Iterable[Posting]) -> bool:
+    known_ns = {node: until_s * NS_PER_S for node, until_s in data.known_until_s.items()}
     return any(
         row.node in known_ns and known_ns[row.node] < row.quarter_s * NS_PER_S + QUARTER_NS
         for row in rows
@@ -166,7 +166,7 @@ def _goes_on(account: ReportData, rows: Iterable[Posting]) -> bool:
 
 
 def _by_model(
-    account: ReportData,
+    data: ReportData,
     workload: ReportWorkload,
     on_gpus: Iterable[Posting],
     walls: Mapping[_OnMeter, int] | None,
@@ -175,11 +175,11 @@ def _by_model(
     reported = workload.extra.get("gpu_model", "")
     sums: dict[str, Amount] = {}
     for row in on_gpus:
-        model = account.models.get((row.node, row.meter)) or reported
+        model = data.models.get((row.node, row.meter)) or reported
         held_ns = row.amount.held_ns if walls is None else 0
         sums[model] = sums.get(model, ZERO).plus(row.amount._replace(held_ns=held_ns))
     for (_, node, meter), held_ns in (walls or {}).items():
-        model = account.models.get((node, meter)) or reported
+        model = data.models.get((node, meter)) or reported
         sums[model] = sums.get(model, ZERO).plus(Amount(0, 0, held_ns))
     return sums
 
@@ -192,14 +192,14 @@ UNSEEN = Meter(Component.GPU, "")
 
 
 def wall_ns(
-    account: ReportData, workload: ReportWorkload, rows: Iterable[Posting]
+    data: ReportData, workload: ReportWorkload, rows: Iterable[Posting]
 ) -> dict[_OnMeter, int] | None:
     """For how long a run held each GPU inside the account; `None`: a start or an end is not known.
 
     A GPU that was not read for all of the time has no posting, but the run held it. Without a
     scheduler a run holds a GPU while it has processes there, not from its start to its end.
     """
-    if Unknowable.COVERAGE in account.unknown:
+    if Unknowable.COVERAGE in data.unknown:
         return None
     held: dict[_OnMeter, Amount] = {}
     shared: set[_OnMeter] = set()
@@ -215,7 +215,7 @@ def wall_ns(
     walls: dict[_OnMeter, int] = {}
     longest_ns = 0
     for where, booked in last.items():
-        ends = _ends(account, *where, *booked)
+        ends = _ends(data, *where, *booked)
         if ends is None:
             if any(key[:2] == where for key in held):
                 return None
@@ -228,7 +228,7 @@ def wall_ns(
             walls[key] = whole_ns
             if key in shared:
                 # How much of it it would have held in a gap is reported by the rest of the time.
-                gap_ns = sum(_overlap(gap, *ends) for gap in account.gaps if key[1:] == gap[:2])
+                gap_ns = sum(_overlap(gap, *ends) for gap in data.gaps if key[1:] == gap[:2])
                 read_ns = max(whole_ns - gap_ns, amount.held_ns, 1)
                 walls[key] = amount.held_ns + gap_ns * amount.held_ns // read_ns
     unseen = workload.gpu_count - len(held)
@@ -238,19 +238,19 @@ def wall_ns(
 
 
 def _ends(
-    account: ReportData, subject: Subject, node: str, last_s: int, last_held_ns: int
+    data: ReportData, subject: Subject, node: str, last_s: int, last_held_ns: int
 ) -> tuple[int, int] | None:
     """Start and end of a workload on a node inside the account (UTC ns).
 
     `last_s` is the last quarter hour in which it was booked to there, `last_held_ns` for how long
     it held anything in it.
     """
-    workload = None if isinstance(subject, Remainder) else account.workloads.get(subject)
+    workload = None if isinstance(subject, Remainder) else data.workloads.get(subject)
     if workload is None or workload.started_utc_ns is None:
         return None
     end_ns = workload.ended_utc_ns
     if end_ns is None:
-        known_ns = account.known_until_s.get(node, 0) * NS_PER_S
+        known_ns = data.known_until_s.get(node, 0) * NS_PER_S
         if not known_ns:
             return None
         last_ns = last_s * NS_PER_S
@@ -258,8 +258,8 @@ def _ends(
         goes_on = known_ns < last_ns + QUARTER_NS
         end_ns = known_ns if goes_on else last_ns + last_held_ns
     return (
-        max(workload.started_utc_ns, account.since_s * NS_PER_S),
-        min(end_ns, account.until_s * NS_PER_S),
+        max(workload.started_utc_ns, data.since_s * NS_PER_S),
+        min(end_ns, data.until_s * NS_PER_S),
     )
 
 

@@ -28,6 +28,7 @@ from joulebook.kubernetes_api.server import ApiServer
 from joulebook.kubernetes_api.watch import Collection, Decoders, Watch
 from joulebook.lab.collect.client import address
 from joulebook.log import LogOnce
+from joulebook.untrusted_files import read_named
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -86,11 +87,9 @@ class FileSd:
 
     def _read(self, path: Path) -> list[str]:
         try:
-            if path.stat().st_size > _MAX_FILE:
-                raise InputError(f"{path}: larger than {_MAX_FILE} bytes", reason="too_large")
-            body = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}", reason="file") from None
+            body = read_named(path, _MAX_FILE)
+        except ConfigError as error:
+            raise InputError(str(error), reason="file") from None
         if path.suffix in {".yml", ".yaml"}:
             import yaml  # noqa: PLC0415 - 2.5 MiB that only users of such files should pay
 

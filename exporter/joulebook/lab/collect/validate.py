@@ -21,7 +21,7 @@ from joulebook.core.ledger.export import (
     PostingsPage,
     RateRow,
 )
-from joulebook.core.money.amounts import Item
+from joulebook.core.money.amounts import Item, is_currency
 from joulebook.core.money.rates import NANO, PER_KWH, Quality
 from joulebook.errors import InputError
 
@@ -135,6 +135,10 @@ def _kinds(page: PostingsPage) -> Iterator[tuple[str, str]]:
     yield from _unknown("remainder", Remainder, {name for _, name in _whose(page)} - {""})
     yield from _unknown("item", Item, (row.item for row in page.charges))
     yield from _unknown("item", Item, (row.item for row in page.charged))
+    currencies = {row.currency for row in page.charges} | {row.currency for row in page.charged}
+    for currency in currencies - {""}:
+        if not is_currency(currency):
+            yield "garbage", f"currency {currency[:20]!r}: expected three letters"
     yield from _unknown("quality", Quality, (row.quality for row in page.rates))
 
 

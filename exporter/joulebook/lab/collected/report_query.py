@@ -13,7 +13,7 @@ import msgspec
 
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Subject
-from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.money.amounts import Charge, Exact
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -126,7 +126,7 @@ def account(
             node,
             subject_of(number, remainder, known),
             quarter_s,
-            Charge(Item(item), currency),
+            Charge.read(item, currency),
             Exact(*parts),
         )
         for number, quarter_s, *parts, node, remainder, item, currency in quarters.charges()

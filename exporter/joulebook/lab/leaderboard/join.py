@@ -60,11 +60,9 @@ class Match(NamedTuple):
     join: Join
 
 
-def matches(
-    results: Sequence[Result], account: ReportData
-) -> tuple[list[Match], list[WithoutEnergy]]:
+def matches(results: Sequence[Result], data: ReportData) -> tuple[list[Match], list[WithoutEnergy]]:
     """Return each run with its own workloads, and the runs that have none."""
-    every = spent(account)
+    every = spent(data)
     named: dict[str, list[WorkloadEnergy]] = {}
     called: dict[str, list[WorkloadEnergy]] = {}
     for each in every:
@@ -91,9 +89,9 @@ def matches(
     return made, left
 
 
-def by_run(results: Sequence[Result], account: ReportData) -> Joined:
+def by_run(results: Sequence[Result], data: ReportData) -> Joined:
     """Return each run with the energy of its own workloads."""
-    made, left = matches(results, account)
+    made, left = matches(results, data)
     users: dict[WorkloadId, int] = {}
     for _, found, _ in made:
         for each in found:
@@ -101,14 +99,14 @@ def by_run(results: Sequence[Result], account: ReportData) -> Joined:
     return Joined([_entrant(*match, users) for match in made], left)
 
 
-def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: ReportData) -> Joined:
+def by_experiment(metric: ComparedMetric, results: Sequence[Result], data: ReportData) -> Joined:
     """Return the best result of each experiment, with the energy of all of its workloads.
 
     All count: runs that failed, or that have no result, were part of finding the best. The best is
     one of a run that is among them: a value from a run without energy was bought elsewhere.
     """
     every: dict[str, list[WorkloadEnergy]] = {}
-    for each in spent(account):
+    for each in spent(data):
         every.setdefault(each.workload.labels.experiment, []).append(each)
     left: list[WithoutEnergy] = []
     of: dict[str, list[Result]] = {}
@@ -135,7 +133,7 @@ def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: Re
             why = f"no workload of experiment {name[:60]!r} is recorded"
             left += [WithoutEnergy(each, why) for each in several]
             continue
-        own, without = _of_own_runs(several, found, account)
+        own, without = _of_own_runs(several, found, data)
         left += without
         if own:
             best = _best(metric, own)
@@ -145,10 +143,10 @@ def by_experiment(metric: ComparedMetric, results: Sequence[Result], account: Re
 
 
 def _of_own_runs(
-    results: Sequence[Result], found: Sequence[WorkloadEnergy], account: ReportData
+    results: Sequence[Result], found: Sequence[WorkloadEnergy], data: ReportData
 ) -> tuple[list[Result], list[WithoutEnergy]]:
     """The results of an experiment that its workloads made; one that names no run is of all."""
-    made, left = matches([each for each in results if each.run], account)
+    made, left = matches([each for each in results if each.run], data)
     ids = {each.workload.id for each in found}
     own = [m.result for m in made if any(each.workload.id in ids for each in m.found)]
     elsewhere = [m.result for m in made if m.result not in own]

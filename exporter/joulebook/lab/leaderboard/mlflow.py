@@ -235,7 +235,7 @@ class Written(NamedTuple):
 
 
 def write_back(
-    uri: str, account: ReportData, experiments: Sequence[str] = (), *, dry: bool = False
+    uri: str, data: ReportData, experiments: Sequence[str] = (), *, dry: bool = False
 ) -> tuple[list[Written], list[WithoutEnergy]]:
     """Write the figures of every run with energy; `dry`: only return them.
 
@@ -245,7 +245,7 @@ def write_back(
     """
     with client(uri) as store:
         runs, known = read_list(store, uri, experiments)
-        made, left = matches(runs, account)
+        made, left = matches(runs, data)
         uses = Counter(each.workload.id for match in made for each in match.found)
         written: list[Written] = []
         for match in made:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite, read_text
+from joulebook.lab.leaderboard.results import MAX_NAME_CHARS, Result, finite
+from joulebook.untrusted_files import read_named_text
 
 MAX_BYTES = 1024 * 1024
 MOST = 1000
@@ -22,7 +23,7 @@ def read_card(path: Path) -> list[Result]:
 
     A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
     """
-    text = read_text(path, MAX_BYTES)
+    text = read_named_text(path, MAX_BYTES)
     if path.suffix.lower() not in {".yaml", ".yml"}:
         lines = text.splitlines()
         if not lines or lines[0].strip() != "---" or "---" not in [s.strip() for s in lines[1:]]:

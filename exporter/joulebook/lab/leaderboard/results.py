@@ -20,6 +20,7 @@ from joulebook.core.money.rates import NANO
 from joulebook.core.report.leaderboard import ComparedMetric, Unit
 from joulebook.errors import ConfigError
 from joulebook.units import NS_PER_S, UJ_PER_KWH
+from joulebook.untrusted_files import read_named_text
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_ROWS = 200_000
@@ -99,21 +100,9 @@ def exact(text: str | float, where: str) -> Fraction:
     raise ConfigError(f"{where}: {said[:40]!r}: expected a finite number, such as 92.5")
 
 
-def read_text(path: Path, max_bytes: int) -> str:
-    """Return the text of a file of at most so many bytes. Raises `ConfigError`."""
-    try:
-        if path.stat().st_size > max_bytes:
-            raise ConfigError(f"{path}: larger than {max_bytes >> 20} MiB")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
-
-
 def read_csv(path: Path) -> list[Result]:
     """The results in a CSV file. Raises `ConfigError` naming file, line, column and value."""
-    text = read_text(path, MAX_BYTES)
+    text = read_named_text(path, MAX_BYTES)
     try:
         return list(_rows(path, text))
     except csv.Error as error:

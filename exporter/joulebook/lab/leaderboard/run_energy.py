@@ -52,9 +52,9 @@ class WorkloadEnergy(msgspec.Struct, frozen=True):
     running: bool = False
 
 
-def spent(account: ReportData) -> list[WorkloadEnergy]:
+def spent(data: ReportData) -> list[WorkloadEnergy]:
     """Return what each run of an account took."""
-    return [_spent(run) for run in runs(account)]
+    return [_spent(run) for run in runs(data)]
 
 
 def _spent(run: Run) -> WorkloadEnergy:

@@ -9,6 +9,7 @@ from typing import Annotated
 from joulebook.config.load import read
 from joulebook.config.node import Section, doc
 from joulebook.errors import ConfigError
+from joulebook.untrusted_files import read_named_text
 
 _MOST_BYTES = 1 << 20
 
@@ -58,13 +59,8 @@ def read_about(path: Path | None) -> About:
     """The file, or nothing if there is none. Raises `ConfigError` that names file and key."""
     if path is None:
         return About()
+    text = read_named_text(path, _MOST_BYTES)
     try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ConfigError(f"{path}: more than {_MOST_BYTES} bytes, expected a few lines")
-        return read(About, tomllib.loads(text.decode()), str(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return read(About, tomllib.loads(text), str(path))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None

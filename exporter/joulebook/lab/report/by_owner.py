@@ -52,32 +52,32 @@ def make(
 
     Raises what the source raises, and for the new rates `ConfigError`.
     """
-    account = source.account(since_s, until_s, selection)
-    anew = None if rates is None else charged_anew(account, rates, environ or {})
+    data = source.account(since_s, until_s, selection)
+    anew = None if rates is None else charged_anew(data, rates, environ or {})
     return OwnerReport(
         since_s,
         until_s,
-        lines(account, None if anew is None else anew.account, level),
-        own_rates(account),
+        lines(data, None if anew is None else anew.account, level),
+        own_rates(data),
         {} if anew is None else anew.unpriced_uj,
-        (*account.warnings, *(() if anew is None else anew.problems)),
+        (*data.warnings, *(() if anew is None else anew.problems)),
     )
 
 
-def charged_anew(account: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
+def charged_anew(data: ReportData, rates: Rates, environ: Mapping[str, str]) -> Recharged:
     """Return the account at other rates, as far as their feeds answer. Raises `ConfigError`."""
-    if why := account.unknown.get(Unknowable.QUARTERS):
-        raise ConfigError(
-            f"--rates: {Unknowable.QUARTERS} is not known from {account.source}: {why}"
-        )
+    if why := data.unknown.get(Unknowable.QUARTERS):
+        raise ConfigError(f"--rates: {Unknowable.QUARTERS} is not known from {data.source}: {why}")
     # Of a whole ledger it is not known before how far back the rates are needed.
-    quarters = [row.quarter_s for row in account.postings]
+    quarters = [row.quarter_s for row in data.postings]
     known, problems = rates_of(
         rates, environ, min(quarters, default=0), max(quarters, default=0) + QUARTER_NS // NS_PER_S
     )
-    return recharged(account, known, charges(rates))._replace(problems=problems)
+    found = recharged(data, known, charges(rates))
+    watered = msgspec.structs.replace(found.account, rates=with_site_water(found.account, rates))
+    return found._replace(account=watered, problems=problems)
 
 
-def with_site_water(account: ReportData, rates: Rates) -> tuple[UsedRate, ...]:
+def with_site_water(data: ReportData, rates: Rates) -> tuple[UsedRate, ...]:
     """Return the account's rates, and the site's water per energy. Raises `ConfigError`."""
-    return with_water(account, {str(each): curve for each, curve in water_of(rates).items()})
+    return with_water(data, {str(each): curve for each, curve in water_of(rates).items()})

@@ -146,7 +146,7 @@ def cost(project: Tally) -> list[CostFigure]:
 
 
 def carbon(
-    account: ReportData,
+    data: ReportData,
     runs: Sequence[Run],
     project: Tally,
     settings: ReportSection,
@@ -155,7 +155,7 @@ def carbon(
 ) -> Carbon:
     """Operational CO2e, embodied CO2e as a range, and both per functional unit."""
     operational = kg(project.bill)
-    is_default = any(rate.default for rate in rates(account.rates) if rate.quantity == "carbon")
+    is_default = any(rate.default for rate in rates(data.rates) if rate.quantity == "carbon")
     located = (
         Figure(None, KG, unknown="no carbon intensity was known")
         if operational is None
@@ -273,7 +273,7 @@ def _utilization(runs: Sequence[Run], about: About) -> Figure:
     )
 
 
-def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
+def compute(data: ReportData, runs: Sequence[Run], about: About) -> Compute:
     """Compute from held time, peak and utilization; at most, where that was measured."""
     utilization = _utilization(runs, about)
     share = (utilization.value or 0.0) / 100
@@ -287,8 +287,8 @@ def compute(account: ReportData, runs: Sequence[Run], about: About) -> Compute:
             peak = next((peaks[each] for each in wanted if each in peaks), None)
             if peak is None:
                 why = f"the peak of {model or 'the GPU model'} in {'/'.join(wanted)} is not known"
-                if not model and Unknowable.MODELS in account.unknown:
-                    why = why_unknown(account, Unknowable.MODELS)
+                if not model and Unknowable.MODELS in data.unknown:
+                    why = why_unknown(data, Unknowable.MODELS)
                 return Compute(Figure(None, PFLOPS_DAYS, unknown=why), "", utilization, "")
             held = footprint.hours(amount.held_ns)
             total += footprint.pflops_days(held, peak.flops, share)

@@ -23,9 +23,9 @@ KWH, PERCENT = "kWh", "%"
 _HOST = (Component.CPU, Component.DRAM, Component.OTHER)
 
 
-def why_unknown(account: ReportData, matter: Unknowable) -> str:
+def why_unknown(data: ReportData, matter: Unknowable) -> str:
     """`not known from SOURCE`, and why."""
-    return f"not known from {account.source}: {account.unknown[matter]}"
+    return f"not known from {data.source}: {data.unknown[matter]}"
 
 
 def energy(runs: Sequence[Run], roles: RunRoles, project: Tally) -> Energy:
@@ -138,25 +138,25 @@ def _facility(tally: Tally) -> Figure:
 
 
 def quality(
-    account: ReportData, runs: Sequence[Run], project: Tally, settings: ReportSection
+    data: ReportData, runs: Sequence[Run], project: Tally, settings: ReportSection
 ) -> EnergyQuality:
     """How well the energy is known."""
-    sensor = _sensor(account, runs, settings)
-    reading = 100 * account.error_ratio
+    sensor = _sensor(data, runs, settings)
+    reading = 100 * data.error_ratio
     return EnergyQuality(
-        coverage=_coverage(account, project),
+        coverage=_coverage(data, project),
         methods=_shares(project.by_method, project.energy_uj),
         evidence=_shares(project.by_evidence, project.energy_uj),
         host=_host_share(project),
         sensor=sensor,
-        reading=Figure(reading, PERCENT, source=account.source),
+        reading=Figure(reading, PERCENT, source=data.source),
         uncertainty=Figure(
             footprint.uncertainty_percent(sensor.value or 0.0, reading),
             PERCENT,
             default=sensor.default,
         ),
-        attribution=_attribution(account, project),
-        counters=_counters(account, runs),
+        attribution=_attribution(data, project),
+        counters=_counters(data, runs),
         how_combined=(
             "sensor and reading errors are bounds and are added, not their squares: the error of a "
             "meter is the same in every run. Attribution, coverage, PUE, prices and intensities "
@@ -165,7 +165,7 @@ def quality(
     )
 
 
-def _sensor(account: ReportData, runs: Sequence[Run], settings: ReportSection) -> Figure:
+def _sensor(data: ReportData, runs: Sequence[Run], settings: ReportSection) -> Figure:
     """Return the error of the meters, weighted by energy; for calibrated ones the remaining error.
 
     Errors of several meters are added like their energies: nothing is known to average out.
@@ -175,12 +175,12 @@ def _sensor(account: ReportData, runs: Sequence[Run], settings: ReportSection) -
     sources = {
         settings.sensor_source or ("report.sensor_percent" if not is_default else SENSOR_SOURCE)
     }
-    known = calibrations(account.rates)
+    known = calibrations(data.rates)
     parts = frozenset().union(*(run.parts for run in runs))
     whole_uj = right_uj = added_uj = 0
     left = 0.0
     used: set[str] = set()
-    for row in account.postings:
+    for row in data.postings:
         if row.subject in parts:
             whole_uj += row.amount.energy_uj
             found = known.get((row.node, row.meter.name, row.quarter_s))
@@ -207,12 +207,12 @@ def _sensor(account: ReportData, runs: Sequence[Run], settings: ReportSection) -
 _GRAVEST = (Verdict.WRONG, Verdict.CANNOT_TELL, Verdict.NONE, Verdict.SOUND)
 
 
-def _counters(account: ReportData, runs: Sequence[Run]) -> Figure:
+def _counters(data: ReportData, runs: Sequence[Run]) -> Figure:
     """Return the current audit of the GPUs' counters against power."""
     used = sorted({gpu for run in runs for gpu in run.gpus})
-    audits = {gpu: account.audits[gpu] for gpu in used if gpu in account.audits}
+    audits = {gpu: data.audits[gpu] for gpu in used if gpu in data.audits}
     if not audits:
-        why = f"cannot tell: {account.source} knows no audit of them (joulebook doctor does)"
+        why = f"cannot tell: {data.source} knows no audit of them (joulebook doctor does)"
         return Figure(None, PERCENT, unknown=why)
     verdicts = {audits[gpu].verdict if gpu in audits else Verdict.NONE for gpu in used}
     verdict = next(each for each in _GRAVEST if each in verdicts)
@@ -225,9 +225,9 @@ def _counters(account: ReportData, runs: Sequence[Run]) -> Figure:
     return Figure(mean, PERCENT, min(ratios), max(ratios), note=note)
 
 
-def _coverage(account: ReportData, project: Tally) -> Figure:
-    if Unknowable.COVERAGE in account.unknown:
-        return Figure(None, PERCENT, unknown=why_unknown(account, Unknowable.COVERAGE))
+def _coverage(data: ReportData, project: Tally) -> Figure:
+    if Unknowable.COVERAGE in data.unknown:
+        return Figure(None, PERCENT, unknown=why_unknown(data, Unknowable.COVERAGE))
     if project.wall_ns is None:
         return Figure(None, PERCENT, unknown="when a run started or ended is not known")
     if project.coverage is None:
@@ -250,11 +250,11 @@ def _shares(parts: Mapping[str, int], whole_uj: int) -> list[SharePercent]:
     ]
 
 
-def _attribution(account: ReportData, project: Tally) -> Figure:
+def _attribution(data: ReportData, project: Tally) -> Figure:
     if UNKNOWN in project.by_method:
         why = (
-            why_unknown(account, Unknowable.METHOD)
-            if Unknowable.METHOD in account.unknown
+            why_unknown(data, Unknowable.METHOD)
+            if Unknowable.METHOD in data.unknown
             else "the method is not on record"
         )
         return Figure(None, PERCENT, unknown=why)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from joulebook.config.lab import ReportSection
 from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
-from joulebook.core.money.amounts import Charge, Exact, Item
+from joulebook.core.money.amounts import Charge, Exact
 from joulebook.core.report.dataset import (
     Charged,
     LostStretch,
@@ -128,7 +130,6 @@ _UNKNOWN = "?"
 
 _FROM_OUTSIDE = ("node", "workload", "meter", "evidence")
 _FORMULA = "'=+-@\t\r"
-
 MOST_BYTES = 1 << 30
 csv.field_size_limit(MOST_BYTES)
 
@@ -206,8 +207,7 @@ def table(basis: Basis) -> Iterator[Row]:
 
 
 def _each(row: Row, change: Callable[[str], str]) -> Row:
-    cells = {name: change(getattr(row, name)) for name in _FROM_OUTSIDE}
-    return row._replace(**cells)
+    return row._replace(**{name: change(getattr(row, name)) for name in _FROM_OUTSIDE})
 
 
 def _guarded(cell: str) -> str:
@@ -237,13 +237,10 @@ def read(text: str, name: str) -> Basis:
 def _parsed(reader: Iterable[list[str]], name: str) -> Iterator[Row]:
     for line, values in enumerate(reader, 1):
         if line == 1 and tuple(values) != Row._fields:
-            raise ConfigError(
-                f"{name}: not a file of rows: expected the columns {', '.join(Row._fields)}"
-            )
-        if len(values) != len(Row._fields):
-            raise ConfigError(
-                f"{name}, row {line}: {len(values)} columns, expected {len(Row._fields)}"
-            )
+            columns = ", ".join(Row._fields)
+            raise ConfigError(f"{name}: not a file of rows: expected the columns {columns}")
+        if len(values) != (wanted := len(Row._fields)):
+            raise ConfigError(f"{name}, row {line}: {len(values)} columns, expected {wanted}")
         if line > 1:
             yield _each(Row(*values), lambda cell: cell.removeprefix("'"))
 
@@ -251,21 +248,29 @@ def _parsed(reader: Iterable[list[str]], name: str) -> Iterator[Row]:
 def taken(rows: Iterable[Row], name: str) -> Basis:
     """Return what rows are about. Raises `ConfigError` that names the file and its row."""
     tables: dict[str, list[Any]] = {table: [] for table in _READERS}
-    line = 1
+    said: list[tuple[object, ...]] = []
     try:
-        for line, row in enumerate(rows, 2):
+        for row in rows:
             if row.table not in tables:
-                raise ConfigError(
-                    f"{name}, row {line}: table {row.table!r}: expected one of {', '.join(tables)}"
-                )
+                raise ValueError(f"table {row.table!r}: expected one of {', '.join(tables)}")
             tables[row.table].append(_READERS[row.table](row))
+            said.append(_plain(row))
     except (csv.Error, ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{name}, row {line}: {error}") from None
-    if len(tables["statement"]) != 1:
-        raise ConfigError(
-            f"{name}: {len(tables['statement'])} rows of the table statement, expected one"
-        )
-    return _basis(tables)
+        raise ConfigError(f"{name}, row {len(said) + 2}: {error}") from None
+    if (heads := len(tables["statement"])) != 1:
+        raise ConfigError(f"{name}: {heads} rows of the table statement, expected one")
+    basis = _basis(tables)
+    left = Counter(map(_plain, table(basis)))
+    for line, each in enumerate(said, 2):
+        if not left[each]:
+            raise ConfigError(f"{name}, row {line}: twice, or not as `report --rows` writes it")
+        left[each] -= 1
+    return basis
+
+
+def _plain(row: Row) -> tuple[object, ...]:
+    """The row, however its JSON is laid out. Raises as `json.loads` does."""
+    return (*row[:-1], repr(json.loads(row.facts or "null", object_pairs_hook=sorted)))
 
 
 def _basis(tables: Mapping[str, list[Any]]) -> Basis:
@@ -324,7 +329,7 @@ def _posting(row: Row) -> Posting:
 
 
 def _charge(row: Row) -> Charged:
-    charge = Charge(Item(row.item), row.currency)
+    charge = Charge.read(row.item, row.currency)
     exact = Exact(int(row.whole), int(row.nano), int(row.rest))
     return Charged(row.node, _subject(row), int(row.quarter_s), charge, exact)
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulebook.errors import ConfigError, InputError
+from joulebook.untrusted_files import read_named, read_named_text
 
 NAMESPACE = "joulebook"
 """A signature for another purpose by the same key is no signature of a statement."""
 
 SUFFIX = ".sig"
 
+_MOST_BYTES = 1 << 20
 _TIMEOUT_S = 120.0
 """Somebody may have to type a passphrase or touch a key."""
 
@@ -28,6 +30,8 @@ def sign(text: str, key: Path) -> str:
 
     Raises `ConfigError` with what `ssh-keygen` says.
     """
+    if key.exists() and not (key.is_file() and key.stat().st_size <= _MOST_BYTES):
+        raise ConfigError(f"--sign {key}: expected a private key (~/.ssh/id_ed25519)")
     done = _keygen(["-Y", "sign", "-f", str(key), "-n", NAMESPACE], text)
     if done.returncode:
         raise ConfigError(f"--sign {key}: {_said(done)}")
@@ -44,12 +48,14 @@ def verify(text: str, signature: Path, key: Path | None) -> str:
         arguments = ["-Y", "check-novalidate"]
         if key is not None:
             allowed = Path(directory) / "allowed_signers"
-            try:
-                allowed.write_text(f"author {key.read_text().strip()}\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"--key {key}: cannot be read: {error}") from None
+            allowed.write_text(f"author {read_named_text(key, _MOST_BYTES).strip()}\n")
             arguments = ["-Y", "verify", "-f", str(allowed), "-I", "author"]
-        done = _keygen([*arguments, "-n", NAMESPACE, "-s", str(signature)], text)
+        copy = Path(directory) / "signature"
+        try:
+            copy.write_bytes(read_named(signature, _MOST_BYTES))
+        except ConfigError as error:
+            raise InputError(f"no signature of this file: {error}", reason="signature") from None
+        done = _keygen([*arguments, "-n", NAMESPACE, "-s", str(copy)], text)
     if done.returncode:
         whose = "" if key is None else f" by {key}"
         text = f"{signature}: no signature of this file{whose}: {_said(done)}"

@@ -123,18 +123,18 @@ class LedgerSource:
         return found
 
 
-def _of_cluster(account: ReportData, cluster: str, selection: Selection) -> ReportData:
+def _of_cluster(data: ReportData, cluster: str, selection: Selection) -> ReportData:
     """Say of which cluster a node's workloads are; only those of clusters that are asked for."""
     workloads = {
         key: replace(each, cluster=cluster or each.of_cluster)
-        for key, each in account.workloads.items()
+        for key, each in data.workloads.items()
     }
     if not selection.clusters:
-        return replace(account, workloads=workloads)
+        return replace(data, workloads=workloads)
     kept = {key: each for key, each in workloads.items() if selection.takes(each)}
     return replace(
-        account,
+        data,
         workloads=kept,
-        postings=tuple(row for row in account.postings if row.subject in kept),
-        charges=tuple(row for row in account.charges if row.subject in kept),
+        postings=tuple(row for row in data.postings if row.subject in kept),
+        charges=tuple(row for row in data.charges if row.subject in kept),
     )

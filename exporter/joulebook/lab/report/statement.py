@@ -75,7 +75,7 @@ class Recharge(Struct, frozen=True):
 
 
 def make(
-    account: ReportData,
+    data: ReportData,
     about: About,
     choice: RoleChoice,
     reported: StatementContext,
@@ -85,7 +85,7 @@ def make(
 
     Raises `ConfigError` for a run that was named and is none.
     """
-    charged = replace(account, rates=own_rates(account)) if anew is None else anew.account
+    charged = replace(data, rates=own_rates(data)) if anew is None else anew.account
     found = runs(charged)
     try:
         roles = sort_out(found, choice, reported.states, reported.settings.stages)
@@ -100,17 +100,17 @@ def make(
         made_utc=_utc(reported.made_utc_s),
         recorded_trace=any(run.replayed for run in found),
         named_in_code=any(run.workload.named_in_code for run in found),
-        source=account.source,
-        warnings=[*account.warnings, *(() if anew is None else anew.problems)],
-        unknown={str(matter): why for matter, why in account.unknown.items()},
-        since_utc=_utc(account.since_s) if account.since_s else None,
-        until_utc=None if account.until_s >= FOREVER_S else _utc(account.until_s),
+        source=data.source,
+        warnings=[*data.warnings, *(() if anew is None else anew.problems)],
+        unknown={str(matter): why for matter, why in data.unknown.items()},
+        since_utc=_utc(data.since_s) if data.since_s else None,
+        until_utc=None if data.until_s >= FOREVER_S else _utc(data.until_s),
         inventory=inventory,
         counts=_counts(found, roles, reported.states_from),
         energy=energy.energy(found, roles, project),
         boundary=energy.boundary(project, reported.settings),
         stages=_stages(found, roles),
-        quality=energy.quality(account, found, project, reported.settings),
+        quality=energy.quality(data, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
         cost=cost_carbon.cost(project),
@@ -126,7 +126,7 @@ def make(
             about.data,
             about.country,
         ),
-        restated=None if anew is None else _restated(account, anew),
+        restated=None if anew is None else _restated(data, anew),
         runs=[_row(run, roles) for run in found],
         limits=[LIMITS],
     )
@@ -141,14 +141,14 @@ def _moment(utc_ns: int | None) -> str | None:
 
 
 def _inventory(
-    account: ReportData, found: Sequence[Run], settings: ReportSection, about: About
+    data: ReportData, found: Sequence[Run], settings: ReportSection, about: About
 ) -> Inventory:
     labels = [run.workload.labels for run in found]
     starts = [run.workload.started_utc_ns for run in found]
     ends = [run.workload.ended_utc_ns for run in found]
     if None in starts or not starts:
-        quarters = [row.quarter_s * NS_PER_S for row in account.postings]
-        known = Unknowable.QUARTERS not in account.unknown and quarters
+        quarters = [row.quarter_s * NS_PER_S for row in data.postings]
+        known = Unknowable.QUARTERS not in data.unknown and quarters
         starts = [min(quarters)] if known else [None]
         ends = [max(quarters) + QUARTER_NS] if known else [None]
     return Inventory(
@@ -159,8 +159,8 @@ def _inventory(
         about.region or settings.region or None,
         _moment(min((t for t in starts if t is not None), default=None)),
         None if None in ends else _moment(max((t for t in ends if t is not None), default=None)),
-        _gpus(account, found),
-        _gpu_count(account, found),
+        _gpus(data, found),
+        _gpu_count(data, found),
         _gpu_hours(found),
     )
 
@@ -176,7 +176,7 @@ def _gpu_hours(found: Sequence[Run]) -> Figure:
     return Figure(footprint.hours(whole.gpu_ns), "GPU-hours", note=note)
 
 
-def _gpus(account: ReportData, found: Sequence[Run]) -> list[Gpus]:
+def _gpus(data: ReportData, found: Sequence[Run]) -> list[Gpus]:
     amounts: dict[str, Amount] = {}
     for run in found:
         for model, amount in run.by_model.items():
@@ -185,7 +185,7 @@ def _gpus(account: ReportData, found: Sequence[Run]) -> list[Gpus]:
     return [
         Gpus(
             model or "not known",
-            sum(account.models.get(gpu, "") == model for gpu in devices),
+            sum(data.models.get(gpu, "") == model for gpu in devices),
             footprint.hours(amount.held_ns),
             kwh_from_uj(amount.energy_uj),
         )
@@ -193,14 +193,14 @@ def _gpus(account: ReportData, found: Sequence[Run]) -> list[Gpus]:
     ]
 
 
-def _gpu_count(account: ReportData, found: Sequence[Run]) -> Figure:
+def _gpu_count(data: ReportData, found: Sequence[Run]) -> Figure:
     devices = {gpu for run in found for gpu in run.gpus}
     if devices or not found:
         return Figure(len(devices), "GPUs")
     most = max(run.gpu_count for run in found)
     if most:
         return Figure(most, "GPUs", note="held by one run at most")
-    return Figure(None, "GPUs", unknown=f"not known from {account.source}")
+    return Figure(None, "GPUs", unknown=f"not known from {data.source}")
 
 
 def _counts(found: Sequence[Run], roles: RunRoles, states_from: str) -> Counts:

@@ -284,18 +284,16 @@ def accounts_of(data: ReportData) -> list[str]:
 
 def statement_of(lab: Lab, data: ReportData) -> Statement:
     """Return the statement that `joulebook report` would make of the data."""
-    context = statement.StatementContext(
-        lab.now_s(), {}, "", lab.config.report, lab.config.rates.zone
-    )
+    site = lab.config
+    context = statement.StatementContext(lab.now_s(), {}, "", site.report, site.rates.zone)
     return statement.make(data, About(), RoleChoice("", (), {}), context)
 
 
 def usage_out(usage: Usage) -> UsageOut:
     """Return a line of a month as it is answered."""
     remainder, account, user, experiment = usage.owner
-    return UsageOut(
-        account, user, experiment, remainder, figures(usage.by_component, usage.charges)
-    )
+    used = figures(usage.by_component, usage.charges)
+    return UsageOut(account, user, experiment, remainder, used)
 
 
 def job_out(line: JobLine) -> JobOut:
@@ -339,9 +337,8 @@ def csv_response(rows: Sequence[dict[str, str]], further: str = "") -> Response:
 
 def _flat(job: JobOut) -> dict[str, str]:
     """Return a job as one row: text that no spreadsheet takes for a formula, and decimals."""
-    row = {
-        each.name: _cell(getattr(job, each.name)) for each in fields(job) if each.name != "figures"
-    }
+    names = (each.name for each in fields(job) if each.name != "figures")
+    row = {name: _cell(getattr(job, name)) for name in names}
     told = job.figures
     row |= {"energy_uj": str(told.energy_uj), "idle_uj": str(told.idle_uj)}
     row |= {"energy_kwh": told.energy_kwh, "gpu_hours": told.gpu_hours}

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from joulebook.core.money.rates import Point, Quality
-from joulebook.errors import FeedWrong
+from joulebook.errors import ConfigError, FeedWrong
 from joulebook.rates.contract import Plan, Quantity, fault, figure_of, price_nano, unit_of, utc_s
+from joulebook.untrusted_files import read_named_text
 
 MAX_BYTES = 16 * 2**20
 
@@ -48,14 +49,9 @@ class CsvFile:
         expected.
         """
         try:
-            if self._path.stat().st_size > MAX_BYTES:
-                raise self._wrong(f"larger than {MAX_BYTES // 2**20} MiB")
-            # With a byte-order mark, as spreadsheets write it, or without.
-            text = self._path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise self._wrong(f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise self._wrong(f"not UTF-8 at byte {error.start}") from None
+            text = read_named_text(self._path, MAX_BYTES)
+        except ConfigError as error:
+            raise FeedWrong(str(error), reason="garbage") from None
         return tuple(self._points(text))
 
     def _points(self, text: str) -> Iterator[Point]:

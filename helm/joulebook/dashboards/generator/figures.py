@@ -79,21 +79,25 @@ WHOSE = follows("whose", "${user:regex} ${experiment:regex}", {".* .*": "account
 USERS = follows("users", "${experiment:regex}", {".*": "user"}, "experiment")
 """`$users`: whether all experiments are chosen (`user`), or not (`experiment`)."""
 
-RULES = follows("rules", "$use", {"total": "0"}, "1")
-"""`$rules`: 1 if rules are read, else 0: how often something is repeated in a matcher."""
-
 DAY = hidden(
     "day", f"({named(day='1h')} and on () vector($__range_s) < 86400) or on () {named(day='1d')}"
 )
 """`$day`: what a bar is of: a day, or an hour in ranges of less, which no midnight may be in."""
 
-_MANY = "1.5e7"
-"""Nodes times seconds of the range: about 3,000 runs, at 20 a day and node."""
+_LARGE = (
+    f"count(group by (cluster, node) (joulebook_build_info{{{CLUSTERS}}})) * $__range_s > 1.5e7"
+)
+"""More nodes times seconds than gauges, or runs of everybody (20 a day and node), are read of."""
+
+RULES = hidden("rules", f"({named(rules='1')} and on () {_LARGE}) or on () {named(rules='0')}")
+"""`$rules`: 1 if gauges are read from rules, else 0: how often a matcher repeats a part."""
+
+NOT_OF_RULES = 'node!~"(.*){$rules}"'
+"""Fits every node, unless rules are read: then a gauge names nothing."""
 
 MANY = hidden(
     "many",
-    f"({named(many='1', of='$whose')} and on (of) {named(of='account')} and on () "
-    f"count(group by (cluster, node) (joulebook_build_info{{{CLUSTERS}}})) * $__range_s > {_MANY})"
+    f"({named(many='1', of='$whose')} and on (of) {named(of='account')} and on () {_LARGE})"
     f" or on () {named(many='0')}",
 )
 """`$many`: 1 if everybody of a large lab is chosen, else 0."""
@@ -101,18 +105,13 @@ MANY = hidden(
 NOT_OF_MANY = 'node!~"(.*){$many}"'
 """Fits every node, unless everybody of a large lab is chosen: then runs' counters name nothing."""
 
-NOT_OF_RULES = 'node!~"(.*){$rules}"'
-"""Fits every node, unless rules are read: then a gauge names nothing."""
-
 CHOICE = (
     _use(),
     follows("step", "$use", RECORDED, "1m"),
     WHOSE,
     USERS,
 )
-"""`$use`: `total`, `increase5m` or `increase1h`; `$step`, the shortest interval of it; and whose
-rules are read.
-"""
+"""`$use`: `total`, `increase5m` or `increase1h`; `$step`, its shortest interval; and whose."""
 
 CLUSTER = label_values("cluster", "joulebook_build_info", "cluster")
 OWNERS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import NODES, WHERE, leading
 from dashboards.generator.panel import BARS, Basis, Panel, Query, stat
-from dashboards.generator.promql import by
+from dashboards.generator.promql import COPIES, by, one_of
 
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 _BY = "cluster, node, gpu"
@@ -16,7 +16,8 @@ _MOST = 12
 
 def _more(name: str, labels: str, legend: str) -> Query:
     """What a counter rose by in each step, where it did: the twelve largest."""
-    counted = f"increase(joulebook_gpu_{name}_total{{{WHERE}}}[$__rate_interval])"
+    counter = f"joulebook_gpu_{name}_total{{{WHERE}}}"
+    counted = one_of(COPIES, f"increase({counter}[$__rate_interval])")
     # Of one error Prometheus makes 1.3, as it estimates what happened outside of its samples.
     return Query(f"topk({_MOST}, round({by(f'{_BY}{labels}', counted)}) > 0)", legend, "1m")
 
@@ -49,10 +50,15 @@ def _gauge(title: str, about: str, name: str, unit: str, most: float | None = No
 def _risen(name: str, *matchers: str) -> str:
     """What a counter rose by in the range, and what it began with where it began in it."""
     series = f"joulebook_gpu_{name}_total{{{','.join((WHERE, *matchers))}}}"
+    began = f"{series} unless last_over_time({series}[6h] offset $__range)"
     return (
-        f"(sum(increase({series}[$__range])) or vector(0))\n"
-        f"+ (sum({series} unless last_over_time({series}[6h] offset $__range)) or vector(0))"
+        f"(sum({one_of(COPIES, f'increase({series}[$__range])')}) or vector(0))\n"
+        f"+ (sum({one_of(COPIES, began)}) or vector(0))"
     )
+
+
+def _of_gpus(name: str) -> str:
+    return one_of(COPIES, f"joulebook_gpu_{name}{{{WHERE}}}")
 
 
 _SEEN = f"group by (cluster, node, uuid) (last_over_time(joulebook_gpu_info{{{WHERE}}}[$__range]))"
@@ -62,10 +68,10 @@ SUMMARY = (
     _stat("Uncorrected errors", "Memory errors that could not be corrected, in the range.",
         _risen("ecc_errors", 'kind="uncorrected"')),
     _stat("Waiting for a reset", "GPUs whose bad memory is remapped or retired with a reset.",
-        f"(sum(joulebook_gpu_remapped_rows_pending{{{WHERE}}}) or vector(0))\n"
-        f"+ (sum(joulebook_gpu_retired_pages_pending{{{WHERE}}}) or vector(0))"),
+        f"(sum({_of_gpus('remapped_rows_pending')}) or vector(0))\n"
+        f"+ (sum({_of_gpus('retired_pages_pending')}) or vector(0))"),
     _stat("To be replaced", "GPUs with bad memory that cannot be remapped.",
-        f"sum(joulebook_gpu_row_remapping_failed{{{WHERE}}}) or vector(0)"),
+        f"sum({_of_gpus('row_remapping_failed')}) or vector(0)"),
     _stat("Gone", "GPUs that were there in the range and are not now, on nodes whose daemon runs.",
         f"count(({_SEEN} unless on (cluster, node, uuid) joulebook_gpu_info)\n"
         "  and on (cluster, node) joulebook_build_info) or vector(0)"),
@@ -88,14 +94,15 @@ ERRORS = (
 
 
 def _traffic(link: str, shown: str) -> Panel:
-    series = f"rate(joulebook_gpu_{link}_bytes_total{{{WHERE}}}[$__rate_interval])"
+    counter = f"joulebook_gpu_{link}_bytes_total{{{WHERE}}}"
+    series = one_of(COPIES, f"rate({counter}[$__rate_interval])")
     labels = f"{_CARD}, direction"
     return Panel(f"{shown} traffic", f"By direction: the GPUs that moved most. {_NEWER}",
         Basis.READ, "Bps",
         leading(
             Query(by(labels, series), f"{_GPU} {{{{direction}}}}", "1m"),
             labels,
-            by(labels, f"increase(joulebook_gpu_{link}_bytes_total{{{WHERE}}}[$__range])"),
+            by(labels, f"increase({counter}[$__range])"),
         ),
         empty="No GPU reports it")  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_a_wrong_timetable_is_refused(tmp_path: Path, text: str, problem: str) -
 def test_a_timetable_in_other_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs.csv"
     path.write_bytes(HEAD.encode() + b"\xff\xfe\n")
-    with pytest.raises(ConfigError, match="not CSV in UTF-8"):
+    with pytest.raises(ConfigError, match="not UTF-8 at byte"):
         read_jobs(path, ["GPU-a"])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_jobs(tmp_path / "none.csv", ["GPU-a"])

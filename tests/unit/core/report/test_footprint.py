@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.core.money.test_rates import co2e_ug, facility_uj
 
-from joulebook.core.money.rates import NANO, PPM, UG_PER_G, co2e_ug, facility_uj, hourly_nano
+from joulebook.core.money.rates import NANO, PPM, UG_PER_G, hourly_nano
 from joulebook.core.report import footprint
 from joulebook.core.report.footprint import HostServer, embodied_kg, embodied_of, pflops_days, sci
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH

@@ -17,6 +17,7 @@ from tests.unit.lab.collected.test_compact import (
     compacted,
     lab,
     late,
+    page_of,
     statements,
 )
 
@@ -134,7 +135,7 @@ def test_an_export_that_is_not_what_is_there_is_not_used(url: str, tmp_path: Pat
     with opened(url) as database:
         since = nodes[1].last
         nodes[1].burn(NOVEMBER_S - 20 * DAY_S, 9, "0")
-        ingest.take(database, nodes[1].page(since), "n2", DECEMBER_S)
+        ingest.take(database, page_of(nodes[1], since), "n2", DECEMBER_S)
     with pytest.raises(InputError, match="2026-10 is compacted to days, and rows came after its"):
         hourly(url)
     CollectedSource(url).account(0, FOREVER_S, Selection())

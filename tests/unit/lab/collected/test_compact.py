@@ -6,13 +6,14 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scale import scaled
 from tests.unit.lab.collected.nodes import DAY_S, DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
 from tests.unit.lab.collected.test_migration import every_bill
 
-from joulebook.core.ledger.export import PostingsPage, RateRow
-from joulebook.core.money.amounts import Exact
+from joulebook.core.ledger.export import ChargedRow, ChargeRow, PostingsPage, RateRow
+from joulebook.core.money.amounts import ATOMS_PER_HELD, Exact
 from joulebook.core.report.dataset import ReportData, Selection
 from joulebook.core.report.rollup import lines
 from joulebook.core.report.run_roles import RoleChoice
@@ -29,7 +30,7 @@ WANTED = [
     Selection(),
     Selection(experiments=frozenset({"bert"})),
     Selection(users=frozenset({"ada", "grace"})),
-    Selection(workloads=frozenset({"n1-3"})),
+    Selection(workloads=frozenset({"n1-4"})),
     Selection(accounts=frozenset({"bio"}), experiments=frozenset({"fold", "bert"})),
 ]
 
@@ -58,12 +59,42 @@ def priced(node: Node, lot: random.Random) -> None:
                 )  # fmt: skip
 
 
+HOURLY = 2_100_000_001
+
+
+def held(node: Node) -> None:
+    """What the time held costs, at an hourly rate that goes up on the last day."""
+    at: dict[tuple[int, int], int] = {}
+    for (quarter_s, who, remainder), row in list(node.postings.items()):
+        value = HOURLY + (7 if quarter_s >= NOVEMBER_S - DAY_S else 0)
+        at[quarter_s, value] = at.get((quarter_s, value), 0) + row.held_ns
+        node.charges[quarter_s, who, remainder, "hardware"] = ChargeRow(
+            node._next(), quarter_s, who, remainder, "hardware", "EUR",
+            *Exact.of(value * row.held_ns * ATOMS_PER_HELD),
+        )  # fmt: skip
+    for n, ((quarter_s, value), held_ns) in enumerate(at.items()):
+        node.rates[-n - 1] = RateRow(
+            node._next(), quarter_s, "hardware", value, "nEUR/h", "contract", "measured", 0, held_ns
+        )
+
+
+def page_of(node: Node, since: int = 0) -> PostingsPage:
+    """A page with the totals of each kind of charge."""
+    page = node.page(since, 10**6)
+    sums: dict[tuple[str, str], int] = {}
+    for row in node.charges.values():
+        key = (row.item, row.currency)
+        sums[key] = sums.get(key, 0) + Exact(row.whole, row.nano, row.rest).atoms
+    charged = tuple(ChargedRow(*key, Exact.of(n), Exact()) for key, n in sums.items())
+    return msgspec.structs.replace(page, charged=charged)
+
+
 def lab(seed: int) -> list[Node]:
     """Two nodes around the end of October: jobs of all lengths, with and without begin and end."""
     lot = random.Random(seed)
     nodes = [Node("n1", "a" * 32), Node("n2", "b" * 32)]
     for node in nodes:
-        for job in range(12):
+        for job in range(8):
             start_s = NOVEMBER_S - lot.randrange(4 * DAY_S)
             end_s = start_s + lot.randrange(1, 2 * DAY_S)
             name = f"{node.name}-{job}" if job % 3 else f"{job}"
@@ -79,6 +110,7 @@ def lab(seed: int) -> list[Node]:
         for when_s in range(NOVEMBER_S - 3 * DAY_S, NOVEMBER_S + DAY_S, 1_800):
             node.burn(when_s, lot.randrange(10**10))
         priced(node, lot)
+        held(node)
         node.booked_to_s = DECEMBER_S
     return nodes
 
@@ -86,7 +118,7 @@ def lab(seed: int) -> list[Node]:
 def collected(url: str, nodes: list[Node]) -> None:
     with opened(url, create=True) as database:
         for node in nodes:
-            assert ingest.take(database, node.page(0, 10**6), node.name, DECEMBER_S) is not None
+            assert ingest.take(database, page_of(node), node.name, DECEMBER_S) is not None
         bills.close(database, 202610, "grace", DECEMBER_S)
 
 
@@ -180,7 +212,7 @@ def test_only_closed_months_of_nodes_that_reported_all_of_them(url: str) -> None
     nodes[1].booked_to_s = NOVEMBER_S - 1
     with opened(url, create=True) as database:
         for node in nodes:
-            ingest.take(database, node.page(0, 10**6), node.name, DECEMBER_S)
+            ingest.take(database, page_of(node), node.name, DECEMBER_S)
     assert compacted(url) == []
     with opened(url) as database:
         bills.close(database, 202610, "grace", DECEMBER_S)
@@ -191,7 +223,7 @@ def test_only_closed_months_of_nodes_that_reported_all_of_them(url: str) -> None
     nodes[1].burn(NOVEMBER_S - 1, 7, "0")
     nodes[1].booked_to_s = DECEMBER_S
     with opened(url) as database:
-        ingest.take(database, nodes[1].page(since), "n2", DECEMBER_S)
+        ingest.take(database, page_of(nodes[1], since), "n2", DECEMBER_S)
     before = statements(url)
     assert compacted(url) == [compact.Compacted(202610, 2, [])]
     assert statements(url) == before
@@ -221,7 +253,7 @@ def late(node: Node, energy_uj: int) -> PostingsPage:
     since, key = node.last, (OCTOBER_S + 20 * DAY_S, node.workloads["0"].id, "")
     assert key not in node.postings
     node.burn(key[0], energy_uj, "0", Exact(1))
-    return node.page(since)
+    return page_of(node, since)
 
 
 @pytest.mark.parametrize("edge", ["since", "until"])

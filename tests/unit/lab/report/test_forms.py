@@ -93,9 +93,12 @@ def test_spdx_is_taken_by_its_own_model() -> None:
         objects = spdx.SHACLObjectSet()
         spdx.JSONLDDeserializer().deserialize_data(json.loads(text), objects)
         (model,) = objects.foreach_type(spdx.ai_AIPackage)
-        (described,) = model.ai_energyConsumption.ai_trainingEnergyConsumption
-        assert float(described.ai_energyQuantity) == pytest.approx(30)
-        assert described.ai_energyUnit.endswith("/kilowattHour")
+        energy = model.ai_energyConsumption
+        assert isinstance(energy, spdx.ai_EnergyConsumption)
+        (described,) = energy.ai_trainingEnergyConsumption
+        assert isinstance(described, spdx.ai_EnergyConsumptionDescription)
+        assert float(described.ai_energyQuantity or 0) == pytest.approx(30)
+        assert str(described.ai_energyUnit).endswith("/kilowattHour")
         (document,) = objects.foreach_type(spdx.SpdxDocument)
         assert document.rootElement == [model]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -96,7 +98,7 @@ def test_the_digest_is_of_figures_and_not_of_names() -> None:
         ("{head}\nposting\n", "row 2: 1 columns, expected 23"),
         ("{head}\n{other}\n", "row 2: table 'bill': expected one of statement"),
         ("{head}\n{wrong}\n", "row 2: invalid literal for int"),
-        ('{head}\n"x', "row 1: unexpected end of data"),
+        ('{head}\n"x', "row 2: unexpected end of data"),
     ],
 )
 def test_what_is_no_file_of_rows_is_named(text: str, said: str) -> None:
@@ -107,3 +109,61 @@ def test_what_is_no_file_of_rows_is_named(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as raised:
         rows.read(text.format(head=head, other=other, wrong=wrong), "rows.csv")
     assert str(raised.value).startswith("rows.csv")
+
+
+def _more_in_facts(row: list[str]) -> list[list[str]]:
+    return [[*row[:-1], row[-1].replace("{", '{"saved_kg":12,', 1)]]
+
+
+def _a_fact_twice(row: list[str]) -> list[list[str]]:
+    return [[*row[:-1], row[-1].replace("{", '{"display":"x","source":"y",', 1)]]
+
+
+def _a_decoy_first(row: list[str]) -> list[list[str]]:
+    return [[*row[:-1], row[-1].replace("A100", "H100").replace("a paper", "mine")], row]
+
+
+def _a_cell_of_no_use(row: list[str]) -> list[list[str]]:
+    return [[*row[:19], "7", *row[20:]]]
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        *((table, _a_decoy_first) for table in ("workload", "model")),
+        *((table, _more_in_facts) for table in ("statement", "workload", "gap")),
+        *((table, _a_fact_twice) for table in ("statement", "workload")),
+        *((table, _a_cell_of_no_use) for table in ("workload", "model", "posting", "rate", "gap")),
+    ],
+)
+def test_what_no_statement_is_made_of_is_refused(
+    table: str, change: Callable[[list[str]], list[list[str]]]
+) -> None:
+    """A reader would take it for checked."""
+    lines = list(csv.reader(io.StringIO(rows.write(basis()))))
+    n = next(n for n, each in enumerate(lines) if each[0] == table)
+    text = io.StringIO()
+    csv.writer(text).writerows([*lines[:n], *change(lines[n]), *lines[n + 1 :]])
+    with pytest.raises(ConfigError, match=r"^rows.csv, row \d+: ") as raised:
+        rows.read(text.getvalue(), "rows.csv")
+    assert len(str(raised.value)) < 200
+
+
+def test_a_number_is_written_in_one_way_only() -> None:
+    """`int` takes `1_0`, `+10` and ` 10`; who adds a column up sees something else."""
+    text = rows.write(basis())
+    energy = str(basis().account.postings[0].amount.energy_uj)
+    for odd in (f"+{energy}", f" {energy}", f"{energy[0]}_{energy[1:]}", f"0{energy}"):
+        with pytest.raises(ConfigError, match="row "):
+            rows.read(text.replace(f",{energy},", f",{odd},", 1), "rows.csv")
+
+
+def test_json_may_be_laid_out_anew() -> None:
+    """As a script does that replaces the names."""
+    lines = list(csv.reader(io.StringIO(rows.write(basis()))))
+    for each in lines[1:]:
+        if each[-1]:
+            each[-1] = json.dumps(json.loads(each[-1]), indent=1)
+    text = io.StringIO()
+    csv.writer(text).writerows([lines[0], *reversed(lines[1:])])
+    assert sorted(rows.write(rows.read(text.getvalue(), "rows.csv"))) == sorted(rows.write(basis()))

@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from joulebook.core.energy.readings import Component
 from joulebook.errors import ConfigError
+from joulebook.untrusted_files import open_named
 
 MOST_BYTES = 256 << 20
 """Of a trace, unpacked: a gzip file of a megabyte can be a gigabyte."""
@@ -180,7 +181,7 @@ def open_trace(path: Path, mode: Literal["rb", "xb"]) -> IO[bytes]:
     if path.name.endswith(".gz"):
         # IO[bytes] is what a GzipFile is in all but its declared bases.
         return gzip.open(path, mode)  # type: ignore[return-value]
-    return path.open(mode)
+    return open_named(path) if mode == "rb" else path.open(mode)
 
 
 def _refused(path: Path, number: int, problem: str) -> ConfigError:

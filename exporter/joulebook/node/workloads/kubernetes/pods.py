@@ -330,7 +330,9 @@ class PodTable:
         self._ended.append(resident)
 
     def _end(self, resident: PodAllocation, t_ns: int) -> None:
-        known = resident.id is not None and resident.id.workload in self._begun_ns
+        known = resident.reported is not None or (
+            resident.id is not None and resident.id.workload in self._begun_ns
+        )
         resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
         resident.end(t_ns)
 

@@ -40,9 +40,7 @@ class KeptPod:
 class Resumption:
     """Pods known from the ledger only."""
 
-    def __init__(self, before: Before, because: str = "") -> None:
-        """`because` is why pods that are gone ended, if that is known."""
-        self._because = {"ended": because} if because else {}
+    def __init__(self, before: Before) -> None:
         claims: dict[WorkloadId, list[Claim]] = {}
         for claim in before.claims:
             if claim.workload is not None and claim.evidence is Evidence.POD_RESOURCES:
@@ -56,9 +54,12 @@ class Resumption:
             if facts.id.scheduler == SCHEDULER
         ]
 
-    def review(self, table: PodTable, now_ns: int) -> None:
-        """Look what became of them; what the pods that are listed hold has been found out."""
-        self._kept = [kept for kept in self._kept if not self._is_clear(kept, table, now_ns)]
+    def review(self, table: PodTable, now_ns: int, cgroups: bool) -> None:
+        """Look what became of them; what the pods that are listed hold has been found out.
+
+        `cgroups`: those of pods are seen here.
+        """
+        self._kept = [k for k in self._kept if not self._is_clear(k, table, now_ns, cgroups)]
         table.reserved = {kept.cgroup.uid for kept in self._kept if kept.cgroup is not None}
 
     def claims(self) -> list[Claim]:
@@ -73,12 +74,7 @@ class Resumption:
     def facts(self) -> list[WorkloadFacts]:
         """Return the ends."""
         return [
-            msgspec.structs.replace(
-                kept.facts,
-                ended_ns=kept.ended_ns,
-                complete=True,
-                extra={**kept.facts.extra, **self._because},
-            )
+            msgspec.structs.replace(kept.facts, ended_ns=kept.ended_ns, complete=True)
             for kept in self._kept
             if kept.ended_ns is not None
         ]
@@ -87,7 +83,9 @@ class Resumption:
         """Confirm that the last `claims` and `facts` are durable."""
         self._kept = [kept for kept in self._kept if kept.ended_ns is None]
 
-    def _is_clear(self, kept: KeptPod, table: PodTable, now_ns: int) -> bool:
+    def _is_clear(self, kept: KeptPod, table: PodTable, now_ns: int, cgroups: bool) -> bool:
+        if kept.ended_ns is not None:
+            return False  # It is yet to be handed over.
         facts = kept.facts
         start = facts.id.workload.rpartition(".")[2]
         if kept.cgroup is None:
@@ -101,11 +99,15 @@ class Resumption:
             kept.alive_ns = ended_ns or kept.alive_ns
             if cgroup.gone_ns is not None:
                 kept.ended_ns = kept.alive_ns
+                return False
         resident = table.here(facts.labels.account, facts.name)
+        if cgroup is None and cgroups:
+            kept.ended_ns = max(kept.alive_ns, facts.started_ns)
+            return False
         if cgroup is None or not kept.lives:
             if resident is not None and (not resident.uid or resident.uid.startswith(start)):
                 return bool(resident.uid)
-            if table.heard and kept.ended_ns is None:
+            if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
         if resident is None or (resident.uid and resident.uid != cgroup.uid):

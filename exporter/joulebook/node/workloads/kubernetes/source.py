@@ -108,8 +108,7 @@ class KubernetesWorkloads:
             node_ns=lambda utc_ns: utc_ns - self._clock.utc_offset_ns(),
             begun_ns={fact.id.workload: fact.started_ns for fact in before.facts},
         )
-        restarted = before.last_ns and self._clock.boottime_ns(before.last_ns) < 0
-        self._resumption = Resumption(before, "node restarted" if restarted else "")
+        self._resumption = Resumption(before)
         self._offers = Offers()
         self._answered = False
         self._handed: list[tuple[PodAllocation, WorkloadFacts | None, PodInfo | None]] = []
@@ -122,7 +121,7 @@ class KubernetesWorkloads:
         self._tree = PodTree(self._site.cgroup_root, self._inotify, self._rejections, self)
         with self._lock:
             self._tree.scan()
-            self._resumption.review(self._table, self._clock.now_ns())
+            self._resumption.review(self._table, self._clock.now_ns(), self._tree.present)
         self._rescan_at = time.monotonic() + _RETRY_S
         self._poller = KubeletPoller(
             self._site.socket, self._clock, self._site.poll_interval_s,
@@ -145,7 +144,7 @@ class KubernetesWorkloads:
             offers.names = card_names(devices)
             view = DeviceView(devices, offers.names, offers.last, described, self._is_pending)
             whole = bool(devices) and find_parts(list(self._table), view, now_ns, self._rejections)
-            self._resumption.review(self._table, now_ns)
+            self._resumption.review(self._table, now_ns, self._tree.present)
             if devices:
                 claims += self._resumption.claims()
                 facts += self._resumption.facts()

@@ -14,7 +14,9 @@ import msgspec
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
+from joulebook.node.workloads.slurm.event_file import WallTime
 from joulebook.node.workloads.slurm.job_record import JobAnswer
+from joulebook.units import NS_PER_S
 
 
 @dataclass(slots=True)
@@ -156,6 +158,12 @@ class Job:
             self.sources[rule] = value
             self.changed += 1
 
+    def unheard(self) -> None:
+        """Which run this is stays unknown: its start identifies it."""
+        self.heard = True
+        self.restart = self.restart or 0
+        self.changed += 1
+
     def end(self, t_ns: int) -> None:
         """It holds nothing any more."""
         self.ended_ns = max(t_ns, self.started_ns)
@@ -215,6 +223,14 @@ class KeptJob(NamedTuple):
             if evidence not in told_again:
                 yield evidence, tuple(claims)
 
+    def end_ns(self, answer: JobAnswer | None, wall: WallTime, last_ns: int) -> int:
+        """Return its end by the controller, else `last_ns`: when it was last known to live."""
+        if answer is None or not answer.over or (answer.run or 0) != self.restart:
+            return last_ns
+        if self.facts.scheduler_start_s not in {0, answer.start_s}:
+            return last_ns
+        return max(last_ns, wall.node_ns(answer.end_s * NS_PER_S, None))
+
     def ended(self, t_ns: int, because: str) -> tuple[WorkloadFacts, tuple[Claim, ...]]:
         """Return its facts if it ended unseen."""
         claims = tuple(msgspec.structs.replace(claim, t1_ns=t_ns) for claim in self.claims)
@@ -244,9 +260,9 @@ class KeptJobs:
                 return kept
         return None
 
-    def recognise(self, job: Job, answer: JobAnswer) -> None:
+    def recognise(self, job: Job, answer: JobAnswer | None) -> None:
         """Resume the run that is open in the ledger, if the controller confirms it."""
-        if job.restart is not None or not answer.start_s:
+        if answer is None or job.restart is not None or not answer.start_s:
             return
         for kept in self._kept:
             same = (job.job_id, answer.run or 0) == (kept.job_id, kept.restart)

@@ -38,7 +38,8 @@ _NODE = re.compile(r"^ {4,6}Nodes=(\S+) CPU_IDs=\S* Mem=\S* GRES=(\S*)$", re.MUL
 _NODES = re.compile(
     r"(?:^   JOB_GRES=\S*\n)?(?:^ {4,6}Nodes=\S+ CPU_IDs=\S* Mem=\S* GRES=\S*$\n?)+", re.MULTILINE
 )
-_ONCE = (_USER, _ACCOUNT, _STATE, _RESTARTS, _TIMES, _PARTITION, _WHOLE, _NODES)
+_AFTER_GPUS = re.compile(r"^   MinCPUsNode=", re.MULTILINE)
+_ONCE = (_USER, _ACCOUNT, _STATE, _RESTARTS, _TIMES, _PARTITION, _WHOLE, _NODES, _AFTER_GPUS)
 _FREE_TEXT = re.compile(r"^   (?:Command|WorkDir|Comment)=", re.MULTILINE)
 _COMMENT = re.compile(r"^   Comment=(.*)$", re.MULTILINE)
 _GRES_ITEM = re.compile(r"(gpu|shard)(?::[^:,()]+)?:(\d{1,6})\(IDX:([^()]*(?:\([^()]*\)[^()]*)*)\)")
@@ -175,6 +176,11 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
     restarts, whole, lines = (pattern.search(reported) for pattern in (_RESTARTS, _WHOLE, _NODES))
     if user is None or (whole and lines and whole.start() != lines.start()):
         return None
+    # Of a job without a GPU they are not there: a wckey or a feature must not add them.
+    before, after = times, _AFTER_GPUS.search(reported)
+    for gpus in filter(None, (whole, lines)):
+        if (before and gpus.start() < before.end()) or (after and gpus.start() > after.start()):
+            return None
     state = _value(_STATE.search(reported))
     by_nodes = _NODE.findall(lines[0]) if lines else []
     return JobAnswer(

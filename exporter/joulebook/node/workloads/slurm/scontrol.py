@@ -31,6 +31,12 @@ from joulebook.node.workloads.slurm.job_record import (
 _WAITING_MAX = 1024
 """Larger than the number of jobs that one node can start while the controller is silent."""
 
+SILENT = (
+    "the controller does not respond (scontrol show job): jobs without an event file are "
+    "unattributed until it does"
+)
+_PAUSE_MAX_S = 300.0
+
 Answered = Callable[[JobAnswer | None], None]
 """Called from the calling thread; `None` if the controller did not answer in time."""
 
@@ -178,6 +184,11 @@ class Asker(LastingThread):
         return done.returncode, output, errors
 
 
+def pause_s(count: int) -> float:
+    """Return the pause before the next query."""
+    return min(_PAUSE_MAX_S, 2.0 ** min(count, 16))
+
+
 GONE_AT = 2
 """So often in a row the controller must not know a job, for a single answer may be wrong."""
 
@@ -195,12 +206,12 @@ def take(job: Job, runs: Iterable[Job], answer: JobAnswer | None) -> None:
         return
     if answer.doubtful or answer.state == GONE:
         if answer.doubtful or job.gone >= GONE_AT or job.ended_ns is not None:
-            unheard(job)
+            job.unheard()
         return
     job.heard = True
     run = answer.run or 0
     if answer.uid is not None and job.uid not in {None, answer.uid}:
-        unheard(job)
+        job.unheard()
     elif job.restart is None:
         twin = next((r for r in runs if r.restart == run), None)
         if twin is not None and answer.start_s <= twin.start_s:
@@ -213,13 +224,6 @@ def take(job: Job, runs: Iterable[Job], answer: JobAnswer | None) -> None:
         _learn(job, answer)
     elif run == job.restart:
         _learn(job, answer)
-
-
-def unheard(job: Job) -> None:
-    """The run of the job will stay unknown: its start identifies it."""
-    job.heard = True
-    job.restart = job.restart or 0
-    job.changed += 1
 
 
 def is_over(job: Job, answer: JobAnswer | None) -> bool:

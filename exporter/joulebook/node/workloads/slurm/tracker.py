@@ -1,7 +1,4 @@
-"""React to events of SLURM jobs: record them, read labels, query the controller, report times.
-
-Every method is called with `lock` held.
-"""
+"""React to events of SLURM jobs; every method is called with `lock` held."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from joulebook.node.workloads.host.cgroup_paths import SlurmPlace, is_sluid
 from joulebook.node.workloads.slurm.cgroups import JobProcesses
 from joulebook.node.workloads.slurm.claims import GresOf
 from joulebook.node.workloads.slurm.event_file import JobEvent, WallTime
-from joulebook.node.workloads.slurm.job import Job
+from joulebook.node.workloads.slurm.job import Job, KeptJob
 from joulebook.node.workloads.slurm.job_mapping import Mapped
 from joulebook.node.workloads.slurm.job_record import ON_NODE, JobAnswer
 from joulebook.node.workloads.slurm.jobs import JobTable
 from joulebook.node.workloads.slurm.labels import FAST_S, SETTLED_S, LabelReader, next_poll_s
-from joulebook.node.workloads.slurm.scontrol import Questions, is_over, take, unheard
+from joulebook.node.workloads.slurm.scontrol import SILENT, Questions, is_over, pause_s, take
 from joulebook.units import NS_PER_S
 
 _HOOK_GRACE_S = 0.2
@@ -36,13 +33,9 @@ _DENIED = 2
 """How often in a row a job must be reported as over, since one answer may be wrong."""
 _ALIVE_S = 60.0
 """How often it is seen whether the processes of a job still live."""
-_PAUSE_MAX_S = 300.0
+_ASKED_MAX = 9
 _GIVE_UP_NS = 600 * NS_PER_S
 """How long the controller is queried after a job's end; it forgets jobs after 300 s."""
-_SILENT = (
-    "the controller does not respond (scontrol show job): jobs without an event file are "
-    "unattributed until it does"
-)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -78,8 +71,6 @@ class JobTracker:
     def __post_init__(self) -> None:
         self._time = WallTime(self.clock)
 
-    # -- event files
-
     def job_told(self, stem: str, event: JobEvent, end_wall_ns: int | None, live: bool) -> None:
         """An event file as it is now."""
         if self.only and event.node and event.node not in self.only:
@@ -106,16 +97,14 @@ class JobTracker:
                 self._begin_polls(job)
                 self._watch(job, _NO_EPILOG_S)
         if t1_ns is not None and (known is None or known.t1_ns == t1_ns):
-            self.times.append(t1_ns)
-            self._over(job)
+            self._over(job, t1_ns)
 
     def job_unreported(self, stem: str) -> None:
         """The file of a running job is gone: that is its end."""
         now_ns = self.clock.now_ns()
         job = self.table.event_removed(stem, now_ns, self._lives)
         if job is not None:
-            self.times.append(now_ns)
-            self._over(job)
+            self._over(job, now_ns)
 
     def scanned(self) -> None:
         """End jobs from the ledger that ended unseen, after everything existing was reported."""
@@ -127,11 +116,28 @@ class JobTracker:
 
     def _give_up_lost(self) -> None:
         until_ns = self.table.kept.last_ns
-        # Node time goes on over a reboot.
-        because = "node restarted" if self.clock.boottime_ns(until_ns) < 0 else ""
+        restarted = self.clock.boottime_ns(until_ns) < 0  # Node time goes on over a reboot.
+        because = "node restarted" if restarted else ""
         for kept, over in self.table.unclaimed():
             facts, claims = kept.ended(until_ns, because)
-            self.lost.append((facts if over else None, claims))
+            if asked := over and not because and self.asker.able:
+                self._ask_end(kept)
+            self.lost.append((facts if over and not asked else None, claims))
+
+    def _ask_end(self, kept: KeptJob, count: int = 0) -> None:
+        """Query when a job ended that was gone at the start: nothing here tells."""
+
+        def answered(answer: JobAnswer | None) -> None:
+            with self.lock:
+                if (answer is None or answer.state == "COMPLETING") and count < _ASKED_MAX:
+                    self.timers.at(pause_s(count), lambda: self._ask_end(kept, count + 1))
+                else:
+                    end_ns = kept.end_ns(answer, self._time, self.table.kept.last_ns)
+                    self.lost.append((kept.ended(end_ns, "")[0], ()))
+            self.poke()
+
+        if not self.asker.ask(kept.job_id, answered):
+            answered(None)
 
     def open_stems(self) -> frozenset[str]:
         """The event files of which the end is not known yet."""
@@ -176,8 +182,7 @@ class JobTracker:
         if job is None:
             return
         if job.ended_ns == now_ns:
-            self.times.append(now_ns)
-            self._over(job)
+            self._over(job, now_ns)
         elif job.ended_ns is None:
             self._watch(job, _VANISHED_S)
 
@@ -207,10 +212,9 @@ class JobTracker:
         if job.polls != series or job.ended_ns is not None:
             return
         self._read_labels(job, thorough=count >= len(FAST_S))
-        following = next_poll_s(count, named="name" in job.facts)
-        if not job.labels_done and following[1] > SETTLED_S:
+        count, at_s = next_poll_s(count, named="name" in job.facts)
+        if not job.labels_done and at_s > SETTLED_S:
             self._labels_over(job)
-        count, at_s = following
         in_s = max(0.0, start_s + at_s - self.timers.now_s())
         self.timers.at(in_s, lambda: self._poll(job, series, count, start_s))
         if at_s >= 1.0:
@@ -222,7 +226,8 @@ class JobTracker:
         if found is not None:
             self.table.environment(job, found)
 
-    def _over(self, job: Job) -> None:
+    def _over(self, job: Job, t_ns: int) -> None:
+        self.times.append(t_ns)
         if job.ended_ns is not None:
             # Once more: names that were exported late are in time for the ledger.
             self._read_labels(job, thorough=True)
@@ -257,7 +262,7 @@ class JobTracker:
         if job.asking or job.heard:
             return
         if not self.asker.able:
-            unheard(job)
+            job.unheard()
             return
         self._question(job, lambda answer: None)
 
@@ -266,16 +271,21 @@ class JobTracker:
 
         def answered(answer: JobAnswer | None) -> None:
             with self.lock:
-                if answer is not None:
+                try:
                     self.table.kept.recognise(job, answer)
-                take(job, self.table.runs(job.job_id), answer)
-                self._give_up_lost()
-                if answer is None:
-                    self.refuse(InputError(_SILENT, reason="controller_silent"))
-                if not job.heard:
-                    self._ask_again(job)
-                then(answer)
-            self.poke()
+                    take(job, self.table.runs(job.job_id), answer)
+                except Exception:  # An answer that cannot be taken is none: it is asked again.
+                    job.heard, answer = False, None
+                    take(job, (), None)
+                    raise
+                finally:
+                    self._give_up_lost()
+                    if answer is None:
+                        self.refuse(InputError(SILENT, reason="controller_silent"))
+                    if not job.heard:
+                        self._ask_again(job)
+                    then(answer)
+                    self.poke()
 
         if not self.asker.ask(job.job_id, answered):
             answered(None)
@@ -283,9 +293,9 @@ class JobTracker:
     def _ask_again(self, job: Job) -> None:
         age_ns = 0 if job.ended_ns is None else self.clock.now_ns() - job.ended_ns
         if age_ns > _GIVE_UP_NS:
-            unheard(job)
+            job.unheard()
         else:
-            self.timers.at(_pause_s(job.asked - 1), lambda: self._ask(job))
+            self.timers.at(pause_s(job.asked - 1), lambda: self._ask(job))
 
     # -- ends that no Epilog tells
 
@@ -317,7 +327,7 @@ class JobTracker:
             if not over and answer is not None and answer.state in ON_NODE:
                 job.alive_ns = self.clock.now_ns()
             self.timers.at(
-                _pause_s(0 if over else count), lambda: self._check(job, series, count + 1, over)
+                pause_s(0 if over else count), lambda: self._check(job, series, count + 1, over)
             )
 
         if self.asker.able:
@@ -333,10 +343,4 @@ class JobTracker:
             end_ns = self._time.node_ns(answer.end_s * NS_PER_S, None)
         job.unproven = False
         job.presume_over(end_ns, now_ns)
-        self.times.append(now_ns)
-        self._over(job)
-
-
-def _pause_s(count: int) -> float:
-    """Return the pause before the next query."""
-    return min(_PAUSE_MAX_S, 2.0 ** min(count, 16))
+        self._over(job, now_ns)

@@ -204,6 +204,7 @@ class Still:
         running: Iterable[str] = (),
         api: bool = True,
         selectors: Sequence[str] = (),
+        cgroups: bool = True,
     ) -> None:
         """`running` are the uids of pods whose cgroups are there when the daemon starts."""
         monkeypatch.setattr(KubeletPoller, "start", lambda _: None)
@@ -219,6 +220,7 @@ class Still:
             cgroup_root=folder, pod_logs=folder / "logs",
         )  # fmt: skip
         self.source = KubernetesWorkloads(self.clock, site)
+        monkeypatch.setattr(PodTree, "present", cgroups)
         monkeypatch.setattr(PodTree, "scan", lambda tree: self._scan(tree, running))
         self.source.open(lambda _: None, before)
         self.open_claims: tuple[Claim, ...] = ()

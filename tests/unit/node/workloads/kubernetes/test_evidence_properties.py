@@ -2,7 +2,8 @@
 
 Three slots of a node, each with a card. Pods of one name come and go in a slot, as a StatefulSet
 makes them. Cgroups are the kernel's, and so the truth; the kubelet and the API server say what they
-like, and the daemon is restarted. Every pod stays on the card that the kubelet gave it.
+like, and the daemon is restarted. Every pod stays on the card that the kubelet gave it. In the last
+slot they are static pods, whose mirrors at the API server are made anew.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from tests.unit.node.workloads.kubernetes.test_evidence import hostile
 
 from joulebook.core.attribution.claims import Claim, Evidence, admit, merge
 from joulebook.node.workloads.contract import Before
+from joulebook.node.workloads.kubernetes.pod_object import PodObject
 from joulebook.units import NS_PER_S
 
 SLOTS = range(3)
+STATIC = 2
+"""The slot of static pods."""
+
 Action = tuple[str, int]
 STALE_NS = 10 * NS_PER_S
 """So long after its end the kubelet may go on to list a pod."""
@@ -33,7 +38,11 @@ ACTIONS = st.lists(
             st.sampled_from(["begin", "begin", "end", "phase", "hostile"]), st.sampled_from(SLOTS)
         ),
         st.tuples(st.sampled_from(["list", "partial", "stale"]), st.integers(0, 7)),
-        st.tuples(st.sampled_from(["empty", "silent", "api", "api fails", "restart"]), st.just(0)),
+        st.tuples(
+            st.sampled_from(["empty", "silent", "api", "mirror", "api fails"]),
+            st.just(0),
+        ),
+        st.tuples(st.just("restart"), st.sampled_from([0, 0, *range(64)])),
         st.tuples(st.just("wait"), st.sampled_from([0, 1, 2, 5, 20, 90])),
     ),
     max_size=30,
@@ -53,6 +62,8 @@ class World:
         self.listed: set[int] = set()
         """The slots of pods that the kubelet listed last."""
         self.ended_ns: dict[int, int] = {}
+        self.gone_ns: dict[str, int] = {}
+        self.mirrors = 0
         self.claims: tuple[Claim, ...] = ()
         self.affirmed: dict[Evidence, int] = {}
         self.begun: dict[str, int] = {}
@@ -61,17 +72,12 @@ class World:
     def act(self, what: str, n: int) -> None:
         node = self.node
         if what == "begin" and n not in self.alive:
-            uid = f"{self.made:08x}-0000-4000-8000-000000000000"
-            self.made += 1
-            self.alive[n], self.ever[uid] = uid, n
-            node.run(uid)
+            node.run(self.begin(n))
         elif what == "end" and n in self.alive:
-            uid = self.alive.pop(n)
-            self.ended_ns[n] = node.clock.t_ns
-            node.remove(uid)
-        elif what == "phase" and n in self.alive:
+            node.remove(self.end(n))
+        elif what == "phase" and n in self.alive and n != STATIC:
             node.api_tells(pod(f"p{n}", self.alive[n], phase="Failed"))
-        elif what == "hostile" and n in self.alive:
+        elif what == "hostile" and n in self.alive and n != STATIC:
             victim = self.alive.get((n + 1) % len(SLOTS), "")
             node.api_tells(hostile(self.alive[n], f"p{n}", victim, namespace="a"))
         elif what == "list":
@@ -87,20 +93,49 @@ class World:
         elif what == "silent":
             node.silent()
         elif what == "api":
-            node.api_lists(*(pod(f"p{k}", uid) for k, uid in self.alive.items()))
+            node.api_lists(*map(self.at_the_api, self.alive))
+        elif what == "mirror":
+            self.mirrors += 1
         elif what == "api fails":
             node.api_fails()
         elif what == "wait":
             node.wait(n)
         elif what == "restart":
-            before = Before(tuple(node.facts.values()), self.claims)
+            running = (fact for fact in node.facts.values() if fact.ended_ns is None)
+            before = Before(tuple(running), self.claims, node.clock.t_ns)
             node.source.close()
-            node.wait(3)
+            node.wait(1)
+            for k in SLOTS:  # what happens meanwhile
+                if n >> k & 1 and k in self.alive:
+                    self.end(k)
+                if n >> k & 8 and k not in self.alive:
+                    self.begin(k)
+            node.wait(2)
             self.node = Still(self._folder, self._monkeypatch, before=before, clock=node.clock,
                               running=tuple(self.alive.values()))  # fmt: skip
             self.node.facts = node.facts
             self.node.api_fails()
         self.book()
+
+    def begin(self, slot: int) -> str:
+        uid = f"{self.made:08x}-0000-4000-8000-000000000000"
+        if slot == STATIC:
+            uid = f"{self.made:08x}{'cd' * 12}"
+        self.made += 1
+        self.alive[slot], self.ever[uid] = uid, slot
+        return uid
+
+    def end(self, slot: int) -> str:
+        uid = self.alive.pop(slot)
+        self.ended_ns[slot] = self.gone_ns[uid] = self.node.clock.t_ns
+        return uid
+
+    def at_the_api(self, slot: int) -> PodObject:
+        uid = self.alive[slot]
+        if slot != STATIC:
+            return pod(f"p{slot}", uid)
+        mirror = f"{self.mirrors:08x}-1111-4000-8000-{uid[:12]}"
+        return hostile(mirror, f"p{slot}", uid, namespace="a")
 
     def hear(self, slots: Iterable[int]) -> None:
         self.listed = set(slots)
@@ -150,6 +185,13 @@ class World:
         }
         assert held == {f"GPU-{k}": f"p{k}.{uid[:8]}" for k, uid in self.alive.items()}
         assert len(self.claims) == len(held)
+        for who, fact in self.node.facts.items():
+            (uid,) = (uid for uid, n in self.ever.items() if who == f"p{n}.{uid[:8]}")
+            if uid in self.gone_ns:
+                assert fact.ended_ns is not None, "a dead pod runs for ever"
+                assert fact.ended_ns <= self.gone_ns[uid], "it ended when it lived no more"
+            else:
+                assert fact.ended_ns is None, "a live pod is over"
 
 
 @given(ACTIONS)

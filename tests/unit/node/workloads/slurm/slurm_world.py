@@ -195,7 +195,7 @@ class World:
             found.setdefault(claim.workload.workload if claim.workload else None, []).append(claim)
         return found
 
-    def until(self, done: Callable[[], T | None], timeout_s: float = 10) -> T:
+    def until(self, done: Callable[[], T | None], timeout_s: float = 60) -> T:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             found = done()

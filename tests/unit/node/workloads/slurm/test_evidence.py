@@ -13,13 +13,14 @@ from tests.unit.node.workloads.slurm.slurm_world import World
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.node.workloads.contract import Before
-from joulebook.node.workloads.slurm import labels, tracker
+from joulebook.node.workloads.slurm import labels, scontrol, tracker
 from joulebook.units import NS_PER_S
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    for name, value in (("_NO_EPILOG_S", 0.1), ("_VANISHED_S", 0.05), ("_PAUSE_MAX_S", 0.05)):
+    monkeypatch.setattr(scontrol, "_PAUSE_MAX_S", 0.05)
+    for name, value in (("_NO_EPILOG_S", 0.1), ("_VANISHED_S", 0.05)):
         monkeypatch.setattr(tracker, name, value)
     monkeypatch.setattr(labels, "SLOW_S", (0.6,))
     world = World(tmp_path)
@@ -362,9 +363,8 @@ def test_a_job_that_a_reboot_killed_has_ended(world: World) -> None:
     world.tenants = world._new()
     until_ns = world.clock.now_ns()
     world.open(Before((eight, nine), (), until_ns))
-    world.poll()
+    world.until(lambda: world.poll() and set(world.facts) == {"8", "9"})
     assert {f.ended_ns for f in world.facts.values()} == {until_ns}
-    assert set(world.facts) == {"8", "9"}
     assert not list(world.events.iterdir())
     boot_ns = -world.clock.boottime_ns(0)
     world.tenants.close()
@@ -372,6 +372,42 @@ def test_a_job_that_a_reboot_killed_has_ended(world: World) -> None:
     world.open(Before((eight,), (), boot_ns - NS_PER_S))
     world.poll()
     assert world.facts["8"].extra["ended"] == "node restarted"
+
+
+@pytest.mark.parametrize(
+    ("says", "is_its"),
+    [
+        ({"state": "COMPLETED"}, True),
+        ({"state": "COMPLETED", "restarts": 1}, False),
+        ({"state": "COMPLETED", "start": "2026-11-30T01:02:04"}, False),
+        ({"state": "RUNNING"}, False),
+        ({}, False),
+    ],
+)
+def test_a_job_that_ended_while_the_daemon_was_away_ended_when_the_controller_says(
+    world: World, says: dict[str, object], is_its: bool
+) -> None:
+    now_s = time.time()
+    began, ended_at = (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s - ago_s)) for ago_s in (60, 20)
+    )
+    world.record("8", start=began)
+    world.cgroup_gone(run(world, "8"))
+    world.until(lambda: world.poll() and world.facts.get("8") and world.facts["8"].ended_ns)
+    facts = msgspec.structs.replace(world.facts["8"], ended_ns=None)
+    world.tenants.close()
+    (world.records / "8").unlink()
+    if says:
+        world.record("8", **{"start": began, "end": ended_at, **says})
+    world.facts.clear()
+    world.tenants = world._new()
+    last_ns = world.clock.now_ns() - 40 * NS_PER_S
+    world.open(Before((facts,), (), last_ns))
+    world.until(lambda: world.poll() and "8" in world.facts)
+    end_ns = (int(now_s) - 20) * NS_PER_S - world.clock.utc_offset_ns()
+    found_ns = world.facts["8"].ended_ns
+    assert found_ns is not None
+    assert abs(found_ns - (end_ns if is_its else last_ns)) < NS_PER_S
 
 
 def test_a_dead_job_found_at_the_start_holds_nothing_meanwhile(world: World) -> None:

@@ -19,7 +19,21 @@ from joulebook.node.workloads.slurm.event_file import read_event, read_labels
 from joulebook.untrusted_files import open_directory, trusted_owners
 
 HOOKS = Path(joulebook.__file__).parent / "hooks"
-SHELLS = [s for s in ("dash", "bash", "busybox", "ksh", "mksh", "yash") if shutil.which(s)]
+
+
+def _takes_programs(shell: str) -> bool:
+    """Whether a shell runs what PATH has, which these tests replace: busybox-static does not."""
+    if shell != "busybox":
+        return True
+    asked = [shell, "sh", "-c", "command -v dd"]
+    return subprocess.run(asked, capture_output=True, check=False).stdout.startswith(b"/")
+
+
+SHELLS = [
+    shell
+    for shell in ("dash", "bash", "busybox", "ksh", "mksh", "yash")
+    if shutil.which(shell) and _takes_programs(shell)
+]
 
 Hook = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -211,6 +211,21 @@ def test_a_wckey_that_adds_lines_is_not_believed() -> None:
     assert parse_job(text, "2", "train model") == JobAnswer("2", doubtful=True)
 
 
+@pytest.mark.parametrize("whole", ["", "\n   JOB_GRES=gpu:1"])
+@pytest.mark.parametrize("where", ["WCKey=*paper", "Features=(null)"])
+def test_a_job_without_a_gpu_gets_none_by_words_of_its_own(where: str, whole: str) -> None:
+    """Its record has no such lines, so that those of the user are the only ones."""
+    kept = [line for line in RECORD.splitlines() if " Nodes=" not in line and "_GRES=" not in line]
+    plain = "\n".join(kept).replace("   Command", "   Features=(null)\n   Command")
+    honest = parse_job(plain, "2", "train model")
+    assert honest is not None and not honest.doubtful
+    assert (honest.gpus, honest.gpu_count) == ((), 0)
+    lines = f"{whole}\n     Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:1(IDX:1)"
+    for name in ("train model", None):
+        forged = parse_job(plain.replace(where, where + lines), "2", name)
+        assert forged == JobAnswer("2", doubtful=True)
+
+
 def test_not_about_this_job() -> None:
     assert parse_job(RECORD, "3") is None
     assert parse_job("", "3") is None

@@ -13,6 +13,8 @@ from tests.unit.node.workloads.slurm.slurm_world import World
 
 from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.readings import Instance
+from joulebook.node.workloads.slurm.job import Job
+from joulebook.node.workloads.slurm.job_record import JobAnswer
 from joulebook.units import NS_PER_S
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
@@ -284,7 +286,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(world: World) -> None:
     held = world.poll()
     assert held.claims == () and Evidence.SCONTROL not in held.complete
     world.prolog("102", "3")
-    world.until(lambda: "102" in world.claims(), timeout_s=1)
+    world.until(lambda: "102" in world.claims(), timeout_s=20)
     world.until(lambda: "controller_silent" in world.poll().rejected)
     assert Evidence.SCONTROL not in world.poll().complete
     assert set(world.claims()) == {"102"}
@@ -613,3 +615,23 @@ def test_a_fault_of_ours_is_said_and_survived(
     world.until(lambda: "101" in world.claims() and world.poll().complete)
     assert world.poll().rejected == {"fault": 1}
     assert "rescanning" in caplog.text
+
+
+def test_an_answer_that_breaks_something_is_no_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is asked for again, and the watch over its end goes on."""
+    kept = world.tenants._tracker.table.kept
+    broken = iter([ZeroDivisionError, ValueError])
+    true = kept.recognise
+
+    def recognise(job: Job, answer: JobAnswer | None) -> None:
+        if error := next(broken, None):
+            raise error
+        true(job, answer)
+
+    monkeypatch.setattr(kept, "recognise", recognise)
+    world.record("101", gres="gpu:1(IDX:2)")
+    world.cgroup("101")
+    world.until(lambda: meters(world, "101") == ["GPU-2"])
+    assert next(broken, None) is None, "both faults were met"
