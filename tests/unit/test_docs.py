@@ -112,7 +112,11 @@ def test_targets_of_make_are_those_that_there_are(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_settings_are_those_that_there_are(page: Path) -> None:
     paths = {".".join(path) for path in env_names().values()}
-    tables = {path.rpartition(".")[0] for path in paths} | {"rates.hardware", "budgets", "lab.coordinators"}
+    tables = {path.rpartition(".")[0] for path in paths} | {
+        "rates.hardware",
+        "budgets",
+        "lab.coordinators",
+    }
     tables |= {table.partition(".")[0] for table in tables}
     wrong = []
     for code in _CODE.findall(text_of(page)):
