@@ -301,6 +301,9 @@ def test_the_socket_knows_its_peer(lab: Running) -> None:
     assert over_socket(lab, "nobody", {"X-Remote-User": "root"})["user"] == "nobody"
     assert over_socket(lab, "www-data", {"X-Remote-User": "games"})["user"] == "games"
     assert over_socket(lab, "www-data", {})["user"] == ""
+    # Who is root for the proxy is not root of this machine.
+    assert over_socket(lab, "root", {})["admin"]
+    assert not over_socket(lab, "www-data", {"X-Remote-User": "root"})["admin"]
     assert over_socket(lab, "www-data", {"X-Remote-User": "a\tb"})["user"] == ""
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from joulebook.core.sanitize import clean_label
 from joulebook.lab.web.grants import Grants, Kind
-from joulebook.lab.web.viewer import Directory, Viewer
+from joulebook.lab.web.viewer import PROXY, Directory, Viewer
 from joulebook.server.connections import PEER_UID
 
 COOKIE = "joulebook-session"
@@ -32,7 +32,7 @@ def viewer_of(request: Request, grants: Grants, directory: Directory, proxy: Pro
     if peer := _peer(request):
         named = request.headers.getlist(proxy.header) if peer == proxy.user else []
         if len(named) == 1 and named[0] == clean_label(named[0]):
-            return directory.viewer(named[0], "proxy")
+            return directory.viewer(named[0], PROXY)
         # The proxy is nobody itself: what it forwards without a name is anybody's.
         return directory.anybody if peer == proxy.user else directory.viewer(peer, "socket")
     authorization = request.headers.get("authorization", "")

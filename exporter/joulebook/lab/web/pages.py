@@ -238,7 +238,7 @@ def entered(secret: Annotated[str, Path(max_length=128)], lab: TheLab) -> Respon
         grant = grants.redeem(secret, Kind.LINK)
         if grant is None:
             raise InputError(_SPENT, reason="link")
-        session = grants.make(Kind.SESSION, grant.user, "session", SESSION_S)
+        session = grants.make(Kind.SESSION, grant.user, grant.how, SESSION_S)
     response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE, session, max_age=SESSION_S, secure=lab.secure, httponly=True, samesite="lax"

@@ -49,7 +49,8 @@ def make_lab(config: Config) -> Lab:
         config,
         Databases(functools.partial(connect, config.collect.url)),
         Directory(
-            frozenset({"root", own, *settings.admins} - {""}),
+            frozenset(settings.admins),
+            frozenset({"root", own} - {""}),
             settings.coordinators,
             TOTALS in settings.public,
         ),

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+PROXY = "proxy"
+"""How somebody is known whom a proxy names."""
+
 TOTALS = "totals"
 """The one word of `[lab] public`: the lab's totals are open to everybody."""
 
@@ -49,7 +52,7 @@ class Viewer(msgspec.Struct, frozen=True):
 
     Attributes:
         user: The name as the scheduler knows it; empty: nobody in particular.
-        how: How it was proved (`munge`, `socket`, `session`, `token`, `proxy`, `kubernetes`).
+        how: How it was proved: `munge`, `socket`, `proxy`, `token`, `command`.
         admin: Whether everything may be seen, and bills changed.
         coordinates: Accounts of which every job may be seen.
         public: Whether the lab's totals are open to everybody.
@@ -79,16 +82,27 @@ class Viewer(msgspec.Struct, frozen=True):
 
 
 class Directory(msgspec.Struct, frozen=True):
-    """What the site says of people: administrators, coordinators, and what is public."""
+    """What the site says of people, and what is public.
+
+    Attributes:
+        admins: Administrators, however they prove who they are.
+        local: Accounts of this machine that are administrators too (root, the server's own); a
+            proxy may have somebody else of that name.
+        coordinators: Users who see all jobs of an account, by account.
+        public: Whether the lab's totals are open to everybody.
+
+    """
 
     admins: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
     coordinators: Mapping[str, Sequence[str]] = {}
     public: bool = False
 
     def viewer(self, user: str, how: str) -> Viewer:
         """Return a proved user with its rights."""
         mine = {account for account, users in self.coordinators.items() if user in users}
-        return Viewer(user, how, user in self.admins, frozenset(mine), self.public)
+        is_admin = user in self.admins or (how != PROXY and user in self.local)
+        return Viewer(user, how, is_admin, frozenset(mine), self.public)
 
     @property
     def anybody(self) -> Viewer:

@@ -67,7 +67,11 @@ def served(url: str, **lab: object) -> Iterator[TestClient]:
     made = Lab(
         config,
         Databases(functools.partial(connect, url)),
-        Directory(frozenset(settings.admins), settings.coordinators, "totals" in settings.public),
+        Directory(
+            frozenset(settings.admins),
+            coordinators=settings.coordinators,
+            public="totals" in settings.public,
+        ),
         Proxy(settings.proxy_user, settings.proxy_header),
         "http://testserver",
         0,
