@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ class Browser:
     def text(self, css: str = "body") -> str:
         """The text that a person sees."""
         return str(_ask("GET", f"{self._session}/element/{self._find(css)}/text"))
+
+    def shows(self, text: str, css: str = "body", timeout_s: float = 60) -> str:
+        """Wait until a text is seen, as a person does after a click; return all of the element."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            seen = ""
+            with contextlib.suppress(AssertionError):  # The page is being replaced.
+                seen = self.text(css)
+            if text in seen:
+                return seen
+            assert time.monotonic() < deadline, f"{text!r} is not in {seen[:2000]!r}"
+            time.sleep(0.1)
 
     def run(self, script: str) -> Any:
         """What a script returns."""
