@@ -6,6 +6,7 @@ SQLAlchemy, and psycopg for PostgreSQL, are loaded by the first connection: node
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -263,6 +264,8 @@ def bring_up_to_date(database: Database) -> None:
 
 
 def _migrate(database: Database, found: str | None) -> None:
+    # It names each of its plugins at INFO as it is imported.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 
