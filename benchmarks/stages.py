@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 DAEMON = daemon.Daemon
 STAGES: tuple[tuple[str, Any, str], ...] = (
-    ("sensor: a look", SensorThread, "_look"),
+    ("sensor: a poll", SensorThread, "_poll"),
     ("tick: ask, wait", DAEMON, "_ask"),
     ("tick: take readings, find owners", DAEMON, "_listen"),
     ("tick: workload sources", WorkloadSources, "heard"),
@@ -70,9 +70,13 @@ def main() -> int:
     for label, owner, name in STAGES:
         setattr(owner, name, timed(label, getattr(owner, name)))
     tick = timed(TICK, DAEMON.tick)
-    DAEMON.tick = (  # type: ignore[method-assign]
-        tick if profile is None else lambda self: profile.runcall(tick, self)
-    )
+    whole: Any = tick
+    if profile is not None:
+
+        def whole(self: daemon.Daemon, *, last: bool = False) -> None:
+            profile.runcall(tick, self, last=last)
+
+    DAEMON.tick = whole  # type: ignore[method-assign]
     cpu_ns = time.process_time_ns()
 
     def anew(_signal: int, _frame: FrameType | None) -> None:

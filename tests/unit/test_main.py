@@ -144,3 +144,9 @@ def test_the_package_loads_nothing_until_it_is_used() -> None:
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60, check=True,
     )  # fmt: skip
+
+
+def test_the_benchmark_of_stages_times_what_there_is() -> None:
+    from benchmarks.stages import STAGES
+
+    assert [name for _, owner, name in STAGES if not hasattr(owner, name)] == []
