@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
@@ -45,11 +46,14 @@ class Figures:
     co2e_kg: str | None
 
 
+def added(by_component: Mapping[str, Amount]) -> Amount:
+    """Return the sum over all components."""
+    return reduce(Amount.plus, by_component.values(), ZERO)
+
+
 def figures(by_component: Mapping[str, Amount], charges: Charges) -> Figures:
     """Return the figures of what was booked and charged."""
-    amount = ZERO
-    for more in by_component.values():
-        amount = amount.plus(more)
+    amount = added(by_component)
     return Figures(
         amount.energy_uj,
         {name: by_component[name].energy_uj for name in sorted(by_component)},

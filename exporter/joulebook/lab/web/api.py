@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
@@ -20,11 +20,10 @@ from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.identity import viewer_of
 from joulebook.lab.web.service import Lab
-from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage
+from joulebook.lab.web.view import JobFilter, JobLine, Usage, of_job
 from joulebook.lab.web.viewer import Viewer
 from joulebook.units import NS_PER_S
 
@@ -39,12 +38,12 @@ LEVELS = {
 }
 """What a month can be grouped by, and the fields of an owner that are kept."""
 
-Month = Annotated[
-    str, Path(pattern=r"^(19[7-9]\d|2\d{3})-(0[1-9]|1[0-2])$", description="As in 2026-11.")
-]
-Day = Annotated[
-    str, Query(pattern=r"^(19[7-9]\d|2\d{3})-\d\d-\d\d$", description="As in 2026-11-30, UTC.")
-]
+_YEAR = r"(19[7-9]\d|2\d{3})"
+MONTH = rf"{_YEAR}-(0[1-9]|1[0-2])"
+"""A month that has seconds of UTC."""
+
+Month = Annotated[str, Path(pattern=rf"^{MONTH}$", description="As in 2026-11.")]
+Day = Annotated[str, Query(pattern=rf"^{_YEAR}-\d\d-\d\d$", description="As in 2026-11-30, UTC.")]
 Name = Annotated[str, Query(max_length=256)]
 
 router = APIRouter(prefix="/api/v1")
@@ -216,9 +215,8 @@ def one_job(
     job: Annotated[str, Path(max_length=256)], lab: TheLab, viewer: Known, cluster: Name = ""
 ) -> list[JobOut]:
     """Return the runs of a job: its tasks, requeues and components."""
-    wanted = Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
     with lab.view(viewer) as view:
-        found = [job_out(each) for each in view.runs(wanted)]
+        found = [job_out(each) for each in view.runs(of_job(job, cluster))]
     if not found:
         raise InputError(f"no job {job!r} of yours", reason="missing")
     return found
@@ -248,7 +246,7 @@ def write_statement(
 ) -> Response:
     """Return the statement of an experiment, as `joulebook report` writes it."""
     with lab.view(viewer) as view:
-        data = of_experiment(view, experiment, account)
+        data = view.of_experiment(experiment, account)
     if len(names := accounts_of(data)) > 1:
         raise InputError(
             f"several accounts have an experiment {experiment!r}: choose one with account="
@@ -266,15 +264,6 @@ def nodes(lab: TheLab, viewer: Known) -> list[NodeOut]:
     """List the nodes and how far each is collected; for administrators."""
     with lab.view(viewer) as view:
         return [NodeOut(*each) for each in view.nodes()]
-
-
-def of_experiment(view: LabView, name: str, account: str) -> ReportData:
-    """Return the data of an experiment. Raises `InputError` if the viewer has none of that name."""
-    wanted = Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
-    data = view.dataset(0, FOREVER_S, wanted)
-    if not data.workloads:
-        raise InputError(f"no experiment {name!r} of yours is in the ledger", reason="missing")
-    return data
 
 
 def accounts_of(data: ReportData) -> list[str]:

@@ -10,30 +10,28 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from joulebook.core.report.dataset import Selection
 from joulebook.core.report.runs import totals
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
-from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.document import Document, document
 from joulebook.lab.report.formats import FORMATS
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web import present
 from joulebook.lab.web.api import (
     LEVELS,
+    MONTH,
     MOST,
     Anybody,
     Known,
     Name,
     TheLab,
     accounts_of,
-    of_experiment,
     statement_of,
 )
 from joulebook.lab.web.grants import SESSION_S, Grants, Kind
 from joulebook.lab.web.identity import COOKIE
-from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage, by_component
+from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage, of_job
 from joulebook.lab.web.viewer import Viewer
 
 MOST_ROWS = 200
@@ -82,7 +80,7 @@ def message(
 def overview(
     lab: TheLab,
     viewer: Anybody,
-    month: Annotated[str, Query(pattern=r"^((19[7-9]\d|2\d{3})-(0[1-9]|1[0-2]))?$")] = "",
+    month: Annotated[str, Query(pattern=rf"^({MONTH})?$")] = "",
     sort: Annotated[str, Query(pattern="^(energy|idle|hours)$")] = "energy",
 ) -> Response:
     """Show a month: what it cost, who used it, what idled, and the months before."""
@@ -122,7 +120,7 @@ def overview(
 def jobs(
     lab: TheLab,
     viewer: Known,
-    month: Annotated[str, Query(pattern=r"^((19[7-9]\d|2\d{3})-(0[1-9]|1[0-2]))?$")] = "",
+    month: Annotated[str, Query(pattern=rf"^({MONTH})?$")] = "",
     user: Name = "",
     account: Name = "",
     experiment: Name = "",
@@ -152,9 +150,8 @@ def one_job(
     job: Annotated[str, Path(max_length=256)], lab: TheLab, viewer: Known, cluster: Name = ""
 ) -> Response:
     """Show one job on one screen."""
-    wanted = Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
     with lab.view(viewer) as view:
-        data = view.dataset(0, FOREVER_S, wanted)
+        data = view.dataset(0, FOREVER_S, of_job(job, cluster))
     found = totals(data)
     if not found:
         raise InputError(f"No job {job} of yours is in the ledger.", reason="missing")
@@ -175,20 +172,20 @@ def experiment(
 ) -> Response:
     """Show an experiment: its figures, runs, and what to publish."""
     with lab.view(viewer) as view:
-        data = of_experiment(view, name, account)
+        data = view.of_experiment(name, account)
     owners = accounts_of(data)
     if len(owners) > 1:
         links = [f"/experiment?{urlencode({'name': name, 'account': each})}" for each in owners]
         return page("choose.html", viewer, name=name, choices=list(zip(owners, links, strict=True)))
     made = statement_of(lab, data)
-    runs = [JobLine(each.workload, by_component(each.by_meter), each.bill) for each in totals(data)]
+    runs = [JobLine.of(each) for each in totals(data)]
     query = urlencode({"experiment": name, "account": account})
     return page(
         "experiment.html",
         viewer,
         name=name,
         account=account,
-        cards=present.cards([Usage(BilledOwner(), r.by_component, r.charges) for r in runs], []),
+        cards=present.cards([run.usage for run in runs], []),
         texts=_texts(document(made)),
         picture=present.picture(data),
         formats=[(word, f"/api/v1/statement?{query}&format={word}") for word in FORMATS],

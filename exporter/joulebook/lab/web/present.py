@@ -16,10 +16,10 @@ from joulebook.core.money.rates import NANO
 from joulebook.core.report.dataset import ReportData, ReportWorkload
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import WorkloadTotals
+from joulebook.core.report.tally import ENOUGH
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import CO2E, idle_cost
-from joulebook.lab.web.view import JobLine, Usage, by_component
+from joulebook.lab.web.view import JobLine, Usage
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 _PICTURE = 120
@@ -148,7 +148,7 @@ def jobs(lines: Sequence[JobLine]) -> list[Column]:
 
 def one_run(run: WorkloadTotals, data: ReportData) -> dict[str, Any]:
     """Return what one screen says of a run."""
-    job, line = run.workload, JobLine(run.workload, by_component(run.by_meter), run.bill)
+    job, line = run.workload, JobLine.of(run)
     component_unit, cells = in_column(
         [amount.energy_uj for amount in line.by_component.values()], ENERGY
     )
@@ -166,7 +166,7 @@ def one_run(run: WorkloadTotals, data: ReportData) -> dict[str, Any]:
             )
             if value
         ],
-        "cards": cards([Usage(BilledOwner(), line.by_component, line.charges)], []),
+        "cards": cards([line.usage], []),
         "unit": component_unit,
         "components": list(zip(line.by_component, cells, strict=True)),
         "coverage": "" if coverage is None else f"{coverage:.1%}",
@@ -180,9 +180,6 @@ def one_run(run: WorkloadTotals, data: ReportData) -> dict[str, Any]:
         "advice": list(_advice(run)),
     }  # fmt: skip
 
-
-ENOUGH = 0.995
-"""If less than this share of the held GPU time is measured, energy is a lower bound."""
 
 _IDLE_SHARE = 0.2
 

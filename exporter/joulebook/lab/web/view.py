@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from joulebook.core.energy.readings import Meter
-from joulebook.core.evidence import ZERO, Amount
+from joulebook.core.evidence import Amount, summed
 from joulebook.core.money.amounts import Charge, Charges, Item, add
 from joulebook.core.report.dataset import (
     ReportData,
@@ -22,12 +21,13 @@ from joulebook.core.report.dataset import (
 )
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
-from joulebook.core.report.runs import totals
+from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError
 from joulebook.lab.collected import bills, months, report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.figures import added
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.viewer import Scope, Viewer
 
@@ -41,37 +41,45 @@ _AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
 OWNER = BilledOwner._fields
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Energy and money of one owner.
+class Booked(msgspec.Struct, frozen=True, kw_only=True):
+    """Energy and money.
 
     Attributes:
-        owner: Whose it is; fields that were not asked for are empty.
         by_component: Energy and GPU time by component (`gpu`, `cpu`, `dram`, `other`).
         charges: Money and CO2e, exact.
 
     """
 
-    owner: BilledOwner
     by_component: Mapping[str, Amount] = {}
     charges: Charges = {}
 
     @property
     def amount(self) -> Amount:
         """Return the sum over all components."""
-        return _sum(self.by_component)
+        return added(self.by_component)
 
 
-class JobLine(msgspec.Struct, frozen=True):
-    """One job in a list: what is known of it, its energy and its charges."""
+class Usage(Booked, frozen=True):
+    """What one owner used; fields of the owner that were not asked for are empty."""
+
+    owner: BilledOwner
+
+
+class JobLine(Booked, frozen=True):
+    """One job in a list: what is known of it, and what it used."""
 
     job: ReportWorkload
-    by_component: Mapping[str, Amount] = {}
-    charges: Charges = {}
 
     @property
-    def amount(self) -> Amount:
-        """Return the sum over all components."""
-        return _sum(self.by_component)
+    def usage(self) -> Usage:
+        """Return what it used, as of nobody in particular."""
+        return Usage(BilledOwner(), by_component=self.by_component, charges=self.charges)
+
+    @classmethod
+    def of(cls, run: WorkloadTotals) -> JobLine:
+        """Return the line of a run whose rows were read."""
+        of_meters = ((meter.component.value, each) for meter, each in run.by_meter.items())
+        return cls(run.workload, by_component=summed(of_meters, {}), charges=run.bill)
 
 
 class JobFilter(msgspec.Struct, frozen=True):
@@ -95,20 +103,9 @@ class NodeLine(NamedTuple):
     target: str
 
 
-def by_component(by_meter: Mapping[Meter, Amount]) -> dict[str, Amount]:
-    """Return amounts by component."""
-    found: dict[str, Amount] = {}
-    for meter, amount in by_meter.items():
-        name = meter.component.value
-        found[name] = found.get(name, ZERO).plus(amount)
-    return found
-
-
-def _sum(by_component: Mapping[str, Amount]) -> Amount:
-    found = ZERO
-    for amount in by_component.values():
-        found = found.plus(amount)
-    return found
+def of_job(job: str, cluster: str) -> Selection:
+    """Return the runs of a job, in all clusters or in one."""
+    return Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
 
 
 class LabView:
@@ -200,24 +197,26 @@ class LabView:
         lines: dict[object, JobLine] = {}
         for number, run in runs.items():
             line = lines.get(run.id) or JobLine(run)
-            by_component = dict(line.by_component)
-            for component, amount in of.get(number, {}).items():
-                by_component[component] = by_component.get(component, ZERO).plus(amount)
-            lines[run.id] = JobLine(run, by_component, add(line.charges, paid.get(number, {})))
+            lines[run.id] = JobLine(
+                run,
+                by_component=summed(of.get(number, {}).items(), line.by_component),
+                charges=add(line.charges, paid.get(number, {})),
+            )
         return sorted(
             lines.values(), key=lambda line: (-(line.job.started_utc_ns or 0), str(line.job.id))
         )
 
     def runs(self, wanted: Selection) -> list[JobLine]:
         """Return the selected runs, from all that is booked, in the order of their start."""
-        return [
-            JobLine(
-                each.workload,
-                by_component(each.by_meter),
-                each.bill,
-            )
-            for each in totals(self.dataset(0, FOREVER_S, wanted))
-        ]
+        return [JobLine.of(each) for each in totals(self.dataset(0, FOREVER_S, wanted))]
+
+    def of_experiment(self, name: str, account: str) -> ReportData:
+        """Return the data of an experiment. Raises `InputError` if the viewer has none of it."""
+        wanted = Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
+        data = self.dataset(0, FOREVER_S, wanted)
+        if not data.workloads:
+            raise InputError(f"no experiment {name!r} of yours is in the ledger", reason="missing")
+        return data
 
     def dataset(self, since_s: int, until_s: int, wanted: Selection) -> ReportData:
         """Return the data of a report on what the viewer may see of a selection."""
@@ -280,7 +279,7 @@ class LabView:
             more: Charges = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
             paid[owner] = add(paid.get(owner, {}), more)
         return [
-            Usage(owner, used.get(owner, {}), paid.get(owner, {}))
+            Usage(owner, by_component=used.get(owner, {}), charges=paid.get(owner, {}))
             for owner in sorted({*used, *paid})
         ]
 
