@@ -29,7 +29,7 @@ from joulebook.lab.collect.metrics import CollectorPages, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
-from joulebook.lab.web.grants import LINK_S, Grants, Kind
+from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -243,7 +243,9 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
     who = getpass.getuser()
     if options.link:
         base = config.lab.public_url or f"http://{config.lab.listen}"
-        screen.say(f"{base.rstrip('/')}/enter/{grants.make(Kind.LINK, who, 'command', LINK_S)}")
+        screen.say(
+            f"{base.rstrip('/')}/enter/{grants.make(GrantKind.LINK, who, 'command', LINK_S)}"
+        )
         return 0
     if options.revoke_token:
         ended = grants.revoke(options.revoke_token)
@@ -251,7 +253,9 @@ def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> 
         screen.say(f"{ended} tokens of that name have ended")
         return 0 if ended else 1
     screen.say(
-        grants.make(Kind.TOKEN, options.user, "token", options.days * 86_400, options.add_token)
+        grants.make(
+            GrantKind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
+        )
     )
     grants.note(who, "command", f"token {options.add_token} for {options.user}")
     return 0

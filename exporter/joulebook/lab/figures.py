@@ -1,16 +1,18 @@
-"""The figures of an answer: whole numbers as they are booked, and decimals for people."""
+"""Figures of what was booked: of an answer of the API, and columns of them for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
+from joulebook.core import units_text
 from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
-from joulebook.core.units_text import decimal
+from joulebook.core.units_text import decimal, in_column
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 CO2E = Charge(Item.CO2E)
@@ -79,3 +81,40 @@ def idle_cost(charges: Charges) -> dict[str, Exact]:
 
 def _money(amount: Exact) -> str:
     return decimal(amount.floor, NANO)
+
+
+class FigureColumn(NamedTuple):
+    """A column of figures: its title, with the unit of all, and a cell for each row."""
+
+    title: str
+    cells: list[str]
+
+
+def charges(rows: Sequence[Charges], suffix: str = "") -> list[FigureColumn]:
+    """Return cost by currency and CO2e, one column each; `suffix` goes into their titles."""
+    costs = [net(bill) for bill in rows]
+    emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
+    return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
+
+
+def money_columns(
+    title: str, rows: Sequence[Mapping[str, Exact]], sign: str = ""
+) -> list[FigureColumn]:
+    """Return money, one column per currency."""
+    currencies = sorted({currency for row in rows for currency in row})
+    if not currencies:
+        return [FigureColumn(title, ["-"] * len(rows))]
+    return [
+        FigureColumn(f"{title} ({currency})", in_column(
+            [row[currency].floor if currency in row else None for row in rows],
+            ((NANO, currency),), decimals=2, sign=sign,
+        )[1])
+        for currency in currencies
+    ]  # fmt: skip
+
+
+def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> FigureColumn:
+    """Return CO2e, all in one unit."""
+    unit, cells = in_column(ug, units_text.CO2E, sign=sign)
+    known = any(value is not None for value in ug)
+    return FigureColumn(f"{title} ({unit})" if known else title, cells)

@@ -24,14 +24,7 @@ from joulebook.commands.report.source import (
     source,
     stretch,
 )
-from joulebook.commands.shared.charge_text import (
-    CO2E,
-    as_object,
-    charges,
-    co2e_column,
-    figures,
-    money_columns,
-)
+from joulebook.commands.shared.charge_text import as_object, figures
 from joulebook.commands.shared.options import Options, command, option
 from joulebook.commands.shared.text import LOWER_BOUND, energy, is_partial, moment, percent
 from joulebook.config import Config, load
@@ -43,6 +36,7 @@ from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
 from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError
+from joulebook.lab.figures import CO2E, charges, co2e_column, money_columns
 from joulebook.lab.report import rows, rows_parquet, sacct, signature, statement
 from joulebook.lab.report.about import About, read_about
 from joulebook.lab.report.by_owner import OwnerReport, charged_anew, make, with_site_water

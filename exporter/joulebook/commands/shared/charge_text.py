@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 from joulebook.commands.shared.text import is_partial, moment, percent
 from joulebook.core import units_text
@@ -21,11 +21,10 @@ from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill, Period
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.figures import CO2E, FigureColumn, charges
 from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
-
-CO2E = Charge(Item.CO2E)
 
 NO_RATES = "not known: no rates are set"
 
@@ -40,16 +39,9 @@ def came_to(bill: Charges) -> str:
     return ", ".join(said).replace("\u202f", " ")
 
 
-class Figures(NamedTuple):
-    """A column of figures: its title, with the unit of all, and a cell for each row."""
-
-    title: str
-    cells: list[str]
-
-
 def figures(
     rows: Sequence[tuple[Amount, Charges]], held_ns: Sequence[int] | None = None
-) -> list[Figures]:
+) -> list[FigureColumn]:
     """Return energy, GPU-hours, cost and CO2e of some rows, one column each.
 
     GPU-hours are `held_ns` where that is given, with the share of them for which energy is known
@@ -61,41 +53,13 @@ def figures(
     _, hours = in_column([ns or None for ns in held], ((NS_PER_HOUR, ""),), decimals=2)
     known = []
     if any(map(is_partial, booked, held)):
-        known = [Figures("measured", list(map(percent, booked, held)))]
+        known = [FigureColumn("measured", list(map(percent, booked, held)))]
     return [
-        Figures(f"energy ({unit})", energies),
-        Figures("GPU-hours", hours),
+        FigureColumn(f"energy ({unit})", energies),
+        FigureColumn("GPU-hours", hours),
         *known,
         *charges([bill for _, bill in rows]),
     ]
-
-
-def charges(rows: Sequence[Charges], suffix: str = "") -> list[Figures]:
-    """Return cost by currency and CO2e, one column each; `suffix` goes into their titles."""
-    costs = [net(bill) for bill in rows]
-    emitted = [bill[CO2E].floor if CO2E in bill else None for bill in rows]
-    return [*money_columns(f"cost{suffix}", costs), co2e_column(f"CO2e{suffix}", emitted)]
-
-
-def money_columns(title: str, rows: Sequence[Mapping[str, Exact]], sign: str = "") -> list[Figures]:
-    """Return money, one column per currency."""
-    currencies = sorted({currency for row in rows for currency in row})
-    if not currencies:
-        return [Figures(title, ["-"] * len(rows))]
-    return [
-        Figures(f"{title} ({currency})", in_column(
-            [row[currency].floor if currency in row else None for row in rows],
-            ((NANO, currency),), decimals=2, sign=sign,
-        )[1])
-        for currency in currencies
-    ]  # fmt: skip
-
-
-def co2e_column(title: str, ug: Sequence[int | None], sign: str = "") -> Figures:
-    """Return CO2e, all in one unit."""
-    unit, cells = in_column(ug, units_text.CO2E, sign=sign)
-    known = any(value is not None for value in ug)
-    return Figures(f"{title} ({unit})" if known else title, cells)
 
 
 def as_object(bill: Charges) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from joulebook.lab.report.model import Statement
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.identity import viewer_of
 from joulebook.lab.web.service import Lab
-from joulebook.lab.web.view import JobFilter, JobLine, Usage, of_job
+from joulebook.lab.web.view import JobFilter, JobLine, OwnerUsage, of_job
 from joulebook.lab.web.viewer import Viewer
 from joulebook.units import NS_PER_S
 
@@ -278,7 +278,7 @@ def statement_of(lab: Lab, data: ReportData) -> Statement:
     return statement.make(data, About(), RoleChoice("", (), {}), context)
 
 
-def usage_out(usage: Usage) -> UsageOut:
+def usage_out(usage: OwnerUsage) -> UsageOut:
     """Return a line of a month as it is answered."""
     remainder, account, user, experiment = usage.owner
     used = figures(usage.by_component, usage.charges)

@@ -22,7 +22,7 @@ SESSION_S = 12 * 3600
 _MOST_NONCES = 10_000
 
 
-class Kind(StrEnum):
+class GrantKind(StrEnum):
     """What a secret is good for."""
 
     SESSION = "session"
@@ -65,7 +65,7 @@ class Grants:
             )
         )
 
-    def make(self, kind: Kind, user: str, how: str, good_s: int, name: str = "") -> str:
+    def make(self, kind: GrantKind, user: str, how: str, good_s: int, name: str = "") -> str:
         """Return a new secret for a user."""
         secret, now = secrets.token_urlsafe(32), int(self._now_s())
         with self._database.transaction():
@@ -76,7 +76,7 @@ class Grants:
             )
         return secret
 
-    def of(self, secret: str, *kinds: Kind) -> Grant | None:
+    def of(self, secret: str, *kinds: GrantKind) -> Grant | None:
         """Return whom a secret stands for, if it is one of these kinds and still good."""
         marks = ", ".join("?" * len(kinds))
         rows = self._database.rows(
@@ -86,7 +86,7 @@ class Grants:
         )
         return Grant(*rows[0]) if rows else None
 
-    def redeem(self, secret: str, kind: Kind) -> Grant | None:
+    def redeem(self, secret: str, kind: GrantKind) -> Grant | None:
         """Return whom a secret stands for, and use it up."""
         rows = self._database.rows(
             "DELETE FROM lab_grants WHERE secret = ? AND kind = ? AND until_s > ?"
@@ -100,7 +100,7 @@ class Grants:
         return len(
             self._database.rows(
                 "DELETE FROM lab_grants WHERE kind = ? AND name = ? RETURNING secret",
-                [Kind.TOKEN.value, name],
+                [GrantKind.TOKEN.value, name],
             )
         )
 
@@ -108,7 +108,7 @@ class Grants:
         """Return name, user and end (UTC seconds) of every token."""
         rows = self._database.rows(
             "SELECT name, person, until_s FROM lab_grants WHERE kind = ? ORDER BY name",
-            [Kind.TOKEN.value],
+            [GrantKind.TOKEN.value],
         )
         return [(str(name), str(user), int(until_s)) for name, user, until_s in rows]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from joulebook.core.sanitize import clean_label
-from joulebook.lab.web.grants import Grants, Kind
+from joulebook.lab.web.grants import GrantKind, Grants
 from joulebook.lab.web.viewer import PROXY, Directory, Viewer
 from joulebook.server.connections import PEER_UID
 
@@ -38,10 +38,10 @@ def viewer_of(request: Request, grants: Grants, directory: Directory, proxy: Pro
     authorization = request.headers.get("authorization", "")
     if authorization[: len(_BEARER)].lower() == _BEARER:
         secret = authorization[len(_BEARER) :].strip()
-        grant = grants.of(secret, Kind.SESSION, Kind.TOKEN)
+        grant = grants.of(secret, GrantKind.SESSION, GrantKind.TOKEN)
     else:
         cookie = request.cookies.get(COOKIE, "")
-        grant = grants.of(cookie, Kind.SESSION) if cookie else None
+        grant = grants.of(cookie, GrantKind.SESSION) if cookie else None
     return directory.viewer(grant.user, grant.how) if grant else directory.anybody
 
 

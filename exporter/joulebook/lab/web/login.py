@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header
 from joulebook.errors import InputError
 from joulebook.lab.web import munge
 from joulebook.lab.web.api import Known, TheLab
-from joulebook.lab.web.grants import LINK_S, SESSION_S, Grants, Kind
+from joulebook.lab.web.grants import LINK_S, SESSION_S, GrantKind, Grants
 
 router = APIRouter(prefix="/api/v1")
 
@@ -52,7 +52,7 @@ def log_in(lab: TheLab, authorization: Annotated[str, Header()] = "") -> Secret:
     with lab.databases.one() as database:
         grants = Grants(database, lab.now_s)
         user = munge.decoded(credential, lab.urls, grants.use_nonce, lab.config.lab.munge_socket)
-        secret = grants.make(Kind.SESSION, user, "munge", SESSION_S)
+        secret = grants.make(GrantKind.SESSION, user, "munge", SESSION_S)
     return Secret(secret, user, int(lab.now_s()) + SESSION_S)
 
 
@@ -60,6 +60,6 @@ def log_in(lab: TheLab, authorization: Annotated[str, Header()] = "") -> Secret:
 def link(lab: TheLab, viewer: Known) -> Secret:
     """Return a link that lets a browser in once, within five minutes."""
     with lab.databases.one() as database:
-        secret = Grants(database, lab.now_s).make(Kind.LINK, viewer.user, viewer.how, LINK_S)
+        secret = Grants(database, lab.now_s).make(GrantKind.LINK, viewer.user, viewer.how, LINK_S)
     until_s = int(lab.now_s()) + LINK_S
     return Secret(f"{lab.url}/enter/{secret}", viewer.user, until_s)

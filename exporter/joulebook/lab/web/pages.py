@@ -29,9 +29,9 @@ from joulebook.lab.web.api import (
     accounts_of,
     statement_of,
 )
-from joulebook.lab.web.grants import SESSION_S, Grants, Kind
+from joulebook.lab.web.grants import SESSION_S, GrantKind, Grants
 from joulebook.lab.web.identity import COOKIE
-from joulebook.lab.web.view import JobFilter, JobLine, LabView, Usage, of_job
+from joulebook.lab.web.view import JobFilter, JobLine, LabView, OwnerUsage, of_job
 from joulebook.lab.web.viewer import Viewer
 
 MOST_ROWS = 200
@@ -203,16 +203,16 @@ def nodes(lab: TheLab, viewer: Known) -> Response:
         "nodes.html",
         viewer,
         table=[
-            present.Column("node", [each.node for each in found], figures=False),
-            present.Column("cluster", [each.cluster for each in found], figures=False),
-            present.Column(
+            present.TableColumn("node", [each.node for each in found], figures=False),
+            present.TableColumn("cluster", [each.cluster for each in found], figures=False),
+            present.TableColumn(
                 "booked to", [present.moment(each.booked_to_s) for each in found], figures=False
             ),
-            present.Column(
+            present.TableColumn(
                 "last asked", [present.moment(each.seen_s) for each in found], figures=False
             ),
-            present.Column("changes missing", [f"{each.missing:,}" for each in found]),
-            present.Column("target", [each.target for each in found], figures=False),
+            present.TableColumn("changes missing", [f"{each.missing:,}" for each in found]),
+            present.TableColumn("target", [each.target for each in found], figures=False),
         ],
     )
 
@@ -221,7 +221,7 @@ def nodes(lab: TheLab, viewer: Known) -> Response:
 def enter(secret: Annotated[str, Path(max_length=128)], lab: TheLab) -> Response:
     """Show the button that opens a session; looking at the page uses nothing up."""
     with lab.databases.one() as database:
-        grant = Grants(database, lab.now_s).of(secret, Kind.LINK)
+        grant = Grants(database, lab.now_s).of(secret, GrantKind.LINK)
     if grant is None:
         raise InputError(_SPENT, reason="link")
     return page("enter.html", Viewer(), user=grant.user, secret=secret)
@@ -232,10 +232,10 @@ def entered(secret: Annotated[str, Path(max_length=128)], lab: TheLab) -> Respon
     """Use up the link, and open a session."""
     with lab.databases.one() as database:
         grants = Grants(database, lab.now_s)
-        grant = grants.redeem(secret, Kind.LINK)
+        grant = grants.redeem(secret, GrantKind.LINK)
         if grant is None:
             raise InputError(_SPENT, reason="link")
-        session = grants.make(Kind.SESSION, grant.user, grant.how, SESSION_S)
+        session = grants.make(GrantKind.SESSION, grant.user, grant.how, SESSION_S)
     response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE, session, max_age=SESSION_S, secure=lab.secure, httponly=True, samesite="lax"
@@ -247,7 +247,7 @@ def entered(secret: Annotated[str, Path(max_length=128)], lab: TheLab) -> Respon
 def leave(request: Request, lab: TheLab) -> Response:
     """End the session."""
     with lab.databases.one() as database:
-        Grants(database, lab.now_s).redeem(request.cookies.get(COOKIE, ""), Kind.SESSION)
+        Grants(database, lab.now_s).redeem(request.cookies.get(COOKIE, ""), GrantKind.SESSION)
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE)
     return response
@@ -256,7 +256,7 @@ def leave(request: Request, lab: TheLab) -> Response:
 _SPENT = "This link was used, or is older than five minutes: run joulebook acct --web again."
 
 
-_SORTS: dict[str, Callable[[Usage], int]] = {
+_SORTS: dict[str, Callable[[OwnerUsage], int]] = {
     "energy": lambda line: line.amount.energy_uj,
     "idle": lambda line: line.amount.idle_ns,
     "hours": lambda line: line.amount.held_ns,
@@ -271,6 +271,6 @@ def _texts(made: Document) -> list[tuple[str, str, str]]:
     ]
 
 
-def _seen(view: LabView, month: int) -> list[Usage]:
+def _seen(view: LabView, month: int) -> list[OwnerUsage]:
     """Return the lab's totals where they may be seen, else the viewer's own."""
     return view.totals(month) if view.viewer.sees_totals else view.usage(month, ("remainder",))

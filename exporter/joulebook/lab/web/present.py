@@ -12,21 +12,20 @@ from markupsafe import Markup
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import Charges, total
-from joulebook.core.money.rates import NANO
 from joulebook.core.report.dataset import ReportData, ReportWorkload
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import WorkloadTotals
 from joulebook.core.report.tally import ENOUGH
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.lab.figures import CO2E, idle_cost
-from joulebook.lab.web.view import JobLine, Usage
+from joulebook.lab.figures import CO2E, charges, idle_cost
+from joulebook.lab.web.view import JobLine, OwnerUsage
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 _PICTURE = 120
 """The most steps in a picture of power over time."""
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a table: its title, whether it holds figures, and its cells."""
 
     title: str
@@ -35,7 +34,7 @@ class Column(NamedTuple):
     links: Sequence[str] = ()
 
 
-def cards(lines: Sequence[Usage], before: Sequence[Usage]) -> list[tuple[str, str, str]]:
+def cards(lines: Sequence[OwnerUsage], before: Sequence[OwnerUsage]) -> list[tuple[str, str, str]]:
     """Return title, figure and the figure of the period before."""
     return [
         (title, say(lines), say(before) if before else "")
@@ -50,36 +49,36 @@ def cards(lines: Sequence[Usage], before: Sequence[Usage]) -> list[tuple[str, st
     ]
 
 
-def _said_energy(lines: Sequence[Usage]) -> str:
+def _said_energy(lines: Sequence[OwnerUsage]) -> str:
     return units_text.energy(sum(line.amount.energy_uj for line in lines))
 
 
-def _said_cost(lines: Sequence[Usage]) -> str:
+def _said_cost(lines: Sequence[OwnerUsage]) -> str:
     sums = net(_charges(lines))
     return ", ".join(units_text.money(v.floor, c) for c, v in sorted(sums.items())) or "no price"
 
 
-def _said_co2e(lines: Sequence[Usage]) -> str:
+def _said_co2e(lines: Sequence[OwnerUsage]) -> str:
     charges = _charges(lines)
     return units_text.co2e(charges[CO2E].floor) if CO2E in charges else "no intensity"
 
 
-def _said_idle(lines: Sequence[Usage]) -> str:
+def _said_idle(lines: Sequence[OwnerUsage]) -> str:
     used = [line for line in lines if not line.owner.remainder]
     said = [units_text.energy(sum(line.amount.idle_uj for line in used))]
     idle = sorted(idle_cost(_charges(used)).items())
     return ", ".join([*said, *(units_text.money(value.floor, c) for c, value in idle)])
 
 
-def _said_remainder(lines: Sequence[Usage]) -> str:
+def _said_remainder(lines: Sequence[OwnerUsage]) -> str:
     return _said_energy([line for line in lines if line.owner.remainder])
 
 
-def _charges(lines: Sequence[Usage]) -> Charges:
+def _charges(lines: Sequence[OwnerUsage]) -> Charges:
     return total(line.charges for line in lines)
 
 
-def _figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Column]:
+def _figures(rows: Sequence[tuple[Amount, Charges]]) -> list[TableColumn]:
     """Return energy, GPU-hours, idle share, cost and CO2e, each in one unit."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     _, hours = in_column([amount.held_ns for amount, _ in rows], ((NS_PER_HOUR, ""),), decimals=2)
@@ -87,23 +86,16 @@ def _figures(rows: Sequence[tuple[Amount, Charges]]) -> list[Column]:
         f"{amount.idle_ns / amount.held_ns:.0%}" if amount.held_ns else "-" for amount, _ in rows
     ]
     columns = [
-        Column(f"energy ({unit})", energies),
-        Column("GPU-hours", hours),
-        Column("idle", idle),
+        TableColumn(f"energy ({unit})", energies),
+        TableColumn("GPU-hours", hours),
+        TableColumn("idle", idle),
     ]
-    costs = [net(charges) for _, charges in rows]
-    for currency in sorted({currency for cost in costs for currency in cost}):
-        values = [cost[currency].floor if currency in cost else None for cost in costs]
-        _, cells = in_column(values, ((NANO, currency),), decimals=2)
-        columns.append(Column(f"cost ({currency})", cells))
-    emitted = [charges[CO2E].floor if CO2E in charges else None for _, charges in rows]
-    if any(value is not None for value in emitted):
-        unit, cells = in_column(emitted, units_text.CO2E)
-        columns.append(Column(f"CO2e ({unit})", cells))
-    return columns
+    # Without a price or an intensity there is nothing to show.
+    charged = charges([bill for _, bill in rows])
+    return columns + [TableColumn(*each) for each in charged if set(each.cells) != {"-"}]
 
 
-def experiments(lines: Sequence[Usage], month: str) -> list[Column]:
+def experiments(lines: Sequence[OwnerUsage], month: str) -> list[TableColumn]:
     """Return a row for each experiment, with links to its page and to the jobs of its user."""
     names = [line.owner.experiment or "(no name)" for line in lines]
     links = [
@@ -114,33 +106,34 @@ def experiments(lines: Sequence[Usage], month: str) -> list[Column]:
     ]
     jobs_ = [f"/jobs?{urlencode({'month': month, 'user': line.owner.person})}" for line in lines]
     return [
-        Column("experiment", names, figures=False, links=links),
-        Column("account", [line.owner.account for line in lines], figures=False),
-        Column("user", [line.owner.person for line in lines], figures=False, links=jobs_),
+        TableColumn("experiment", names, figures=False, links=links),
+        TableColumn("account", [line.owner.account for line in lines], figures=False),
+        TableColumn("user", [line.owner.person for line in lines], figures=False, links=jobs_),
         *_figures([(line.amount, line.charges) for line in lines]),
     ]
 
 
-def owners(lines: Sequence[Usage], field: str) -> list[Column]:
+def owners(lines: Sequence[OwnerUsage], field: str) -> list[TableColumn]:
     """Return a row for each value of one field of the owner."""
     names = [getattr(line.owner, field) or "(none)" for line in lines]
     return [
-        Column(field, names, figures=False),
+        TableColumn(field, names, figures=False),
         *_figures([(line.amount, line.charges) for line in lines]),
     ]
 
 
-def jobs(lines: Sequence[JobLine]) -> list[Column]:
+def jobs(lines: Sequence[JobLine]) -> list[TableColumn]:
     """Return a row for each job, with a link to its page."""
     jobs_ = [line.job for line in lines]
+    started = [_started(job.started_utc_ns) for job in jobs_]
     columns = [
-        Column("job", [job.shown for job in jobs_], figures=False,
+        TableColumn("job", [job.shown for job in jobs_], figures=False,
                links=[f"/job/{quote(job.shown, safe='')}" for job in jobs_]),
-        Column("name", [job.name for job in jobs_], figures=False),
-        Column("user", [job.labels.user for job in jobs_], figures=False),
-        Column("experiment", [job.labels.experiment for job in jobs_], figures=False),
-        Column("started (UTC)", [_started(job.started_utc_ns) for job in jobs_], figures=False),
-        Column("duration", [_lasted(job) for job in jobs_]),
+        TableColumn("name", [job.name for job in jobs_], figures=False),
+        TableColumn("user", [job.labels.user for job in jobs_], figures=False),
+        TableColumn("experiment", [job.labels.experiment for job in jobs_], figures=False),
+        TableColumn("started (UTC)", started, figures=False),
+        TableColumn("duration", [_lasted(job) for job in jobs_]),
         *_figures([(line.amount, line.charges) for line in lines]),
     ]  # fmt: skip
     return [column for column in columns if any(column.cells)]

@@ -59,7 +59,7 @@ class Booked(msgspec.Struct, frozen=True, kw_only=True):
         return added(self.by_component)
 
 
-class Usage(Booked, frozen=True):
+class OwnerUsage(Booked, frozen=True):
     """What one owner used; fields of the owner that were not asked for are empty."""
 
     owner: BilledOwner
@@ -71,9 +71,9 @@ class JobLine(Booked, frozen=True):
     job: ReportWorkload
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> OwnerUsage:
         """Return what it used, as of nobody in particular."""
-        return Usage(BilledOwner(), by_component=self.by_component, charges=self.charges)
+        return OwnerUsage(BilledOwner(), by_component=self.by_component, charges=self.charges)
 
     @classmethod
     def of(cls, run: WorkloadTotals) -> JobLine:
@@ -127,11 +127,11 @@ class LabView:
         there = {month for (month,) in mine}
         return [each for each in reversed(bills.periods(self._database)) if each.month in there]
 
-    def usage(self, month: int, by: Sequence[str] = OWNER) -> list[Usage]:
+    def usage(self, month: int, by: Sequence[str] = OWNER) -> list[OwnerUsage]:
         """Return what a month holds for the viewer, grouped by fields of the owner."""
         return self._usage(month, by, *self._scope.sql("person", "account"))
 
-    def accounts(self, month: int) -> list[Usage]:
+    def accounts(self, month: int) -> list[OwnerUsage]:
         """Return the totals of the viewer's accounts, which name nobody."""
         if self._scope.everything:
             return self._usage(month, ("account",), "remainder = ''", [])
@@ -141,7 +141,7 @@ class LabView:
         where = f"account IN ({', '.join('?' * len(mine))})"
         return self._usage(month, ("account",), where, [*mine])
 
-    def totals(self, month: int) -> list[Usage]:
+    def totals(self, month: int) -> list[OwnerUsage]:
         """Return the lab's totals by remainder (empty: used by somebody).
 
         Raises `InputError` (`forbidden`) if these are not open to the viewer.
@@ -254,7 +254,7 @@ class LabView:
 
     def _usage(
         self, month: int, by: Sequence[str], where: str, values: Sequence[object]
-    ) -> list[Usage]:
+    ) -> list[OwnerUsage]:
         if set(by) - set(OWNER):
             raise ValueError(f"not fields of an owner: {by}")
         names = ", ".join(by)
@@ -279,7 +279,7 @@ class LabView:
             more: Charges = {Charge(Item(item), currency): exact((w1, w2, n1, n2, r1, r2))}
             paid[owner] = add(paid.get(owner, {}), more)
         return [
-            Usage(owner, by_component=used.get(owner, {}), charges=paid.get(owner, {}))
+            OwnerUsage(owner, by_component=used.get(owner, {}), charges=paid.get(owner, {}))
             for owner in sorted({*used, *paid})
         ]
 

@@ -17,7 +17,7 @@ from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.web.app import make_app
-from joulebook.lab.web.grants import Grants, Kind
+from joulebook.lab.web.grants import GrantKind, Grants
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import Directory
@@ -86,5 +86,5 @@ def served(url: str, **lab: object) -> Iterator[TestClient]:
 def bearer(url: str, user: str) -> Mapping[str, str]:
     """The header with a token of a user."""
     with opened(url) as database:
-        secret = Grants(database, lambda: NOW_S).make(Kind.TOKEN, user, "token", 3600)
+        secret = Grants(database, lambda: NOW_S).make(GrantKind.TOKEN, user, "token", 3600)
     return {"Authorization": f"Bearer {secret}"}
