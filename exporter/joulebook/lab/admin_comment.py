@@ -18,8 +18,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
+from joulebook.core.evidence import Amount
+from joulebook.core.money.amounts import total
 from joulebook.core.report.dataset import Selection
 from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.core.sanitize import one_line
@@ -27,7 +30,7 @@ from joulebook.core.units_text import decimal
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected import report_query
 from joulebook.lab.collected.database import Database, one_by_some
-from joulebook.lab.figures import figures
+from joulebook.lab.figures import CO2E, figures
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.log import LogOnce
 from joulebook.units import NS_PER_S, UJ_PER_KWH
@@ -201,23 +204,19 @@ def as_text(comment: Mapping[str, object]) -> str:
 
 def _said(runs: Sequence[WorkloadTotals], nodes: int, of: int) -> dict[str, object]:
     """Return what a job consumed, all of its runs and nodes together."""
-    parts = [figures({"all": each.total}, each.bill) for each in runs]
-    energy_uj = sum(part.energy_uj for part in parts)
-    money: dict[str, float] = {}
-    for part in parts:
-        for currency, amount in part.cost.items():
-            money[currency] = money.get(currency, 0.0) + float(amount)
+    amount = reduce(Amount.plus, (each.total for each in runs))
+    told = figures({"all": amount}, total(each.bill for each in runs))
     found: dict[str, object] = {
         "v": 1,
-        "energy_kwh": _short(decimal(energy_uj, UJ_PER_KWH)),
-        "idle_kwh": _short(decimal(sum(part.idle_uj for part in parts), UJ_PER_KWH)),
-        "gpu_hours": _short(f"{sum(float(part.gpu_hours) for part in parts):.9f}"),
+        "energy_kwh": _short(told.energy_kwh),
+        "idle_kwh": _short(decimal(told.idle_uj, UJ_PER_KWH)),
+        "gpu_hours": _short(told.gpu_hours),
     }
-    if money:
+    if told.cost:
         # In small letters, as old versions of sacctmgr write them.
-        found["cost"] = {c.lower(): _short(f"{v:.9f}") for c, v in sorted(money.items())}
-    if all(part.co2e_kg is not None for part in parts):
-        found["co2e_kg"] = _short(f"{sum(float(part.co2e_kg or 0) for part in parts):.9f}")
+        found["cost"] = {c.lower(): _short(value) for c, value in told.cost.items()}
+    if told.co2e_kg is not None and all(CO2E in each.bill for each in runs):
+        found["co2e_kg"] = _short(told.co2e_kg)
     if nodes < of:
         found["nodes"] = f"{nodes} of {of}"
     return found
