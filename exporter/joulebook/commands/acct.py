@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
-from joulebook.commands.shared.options import Options, command, option
+from joulebook.commands.shared.options import F, Options, command, option
 from joulebook.config import load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, HttpFailure, InputError
@@ -163,7 +163,15 @@ def _moment(utc_s: float | None) -> str:
     return datetime.fromtimestamp(utc_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-_DAY = click.DateTime(["%Y-%m-%d"])
+def _day(*names: str, help: str) -> Callable[[F], F]:
+    """Return the option of a day, which is today if it is not given."""
+    return option(
+        *names,
+        type=click.DateTime(["%Y-%m-%d"]),
+        metavar="DAY",
+        default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
+        help=help,
+    )
 
 
 @command()
@@ -172,22 +180,8 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @option("--user", metavar="NAME", default="", help="Jobs of this user (default: all you may see).")
 @option("--account", metavar="NAME", default="", help="Jobs of this account.")
 @option("--experiment", metavar="NAME", default="", help="Jobs of this experiment.")
-@option(
-    "-S",
-    "--starttime",
-    type=_DAY,
-    metavar="DAY",
-    default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
-    help="First day, as in 2026-11-30, UTC (default: today).",
-)
-@option(
-    "-E",
-    "--endtime",
-    type=_DAY,
-    metavar="DAY",
-    default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
-    help="Last day (default: today).",
-)
+@_day("-S", "--starttime", help="First day, as in 2026-11-30, UTC (default: today).")
+@_day("-E", "--endtime", help="Last day (default: today).")
 @option("-o", "--format", metavar="FIELDS", default="", help=f"Fields, of {','.join(FIELDS)}.")
 @option("-P", "--parsable2", is_flag=True, help="Separate fields by | and do not align them.")
 @option("--json", is_flag=True, help="Print one JSON array.")

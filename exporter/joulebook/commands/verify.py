@@ -10,7 +10,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ from joulebook.commands.shared.options import FILE, Options, argument, command, 
 from joulebook.commands.shared.text import several
 from joulebook.core.sanitize import clean, one_line
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.collected.months import month_of, shown
 from joulebook.lab.report import rows, rows_parquet, signature, statement
 from joulebook.lab.report.model import Statement
 from joulebook.lab.report.wording import listed
@@ -140,13 +140,8 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
 
 def _months_by_day(basis: rows.Basis) -> list[str]:
     """Return the months (`2026-10`) with rows that stand for more than a quarter hour."""
-    return sorted(
-        {
-            datetime.fromtimestamp(row.quarter_s, UTC).strftime("%Y-%m")
-            for row in basis.account.postings
-            if row.amount.held_ns > QUARTER_NS
-        }
-    )
+    by_day = (row for row in basis.account.postings if row.amount.held_ns > QUARTER_NS)
+    return sorted({shown(month_of(row.quarter_s)) for row in by_day})
 
 
 def _values(made: Statement) -> Values:

@@ -250,7 +250,7 @@ def _is_in(mine: str, cluster: str) -> bool:
 def _due(database: Database, now_s: int) -> dict[str, list[str]]:
     """Return the names in the ledger of jobs that are booked and not looked at, by job number."""
     every = database.rows(
-        "SELECT w.workload, min(w.start), min(f.complete), min(coalesce(f.ended_utc_ns, 0)),"
+        "SELECT w.workload, min(f.complete), min(coalesce(f.ended_utc_ns, 0)),"
         " min(CASE WHEN l.position = l.last_seq THEN 1 ELSE 0 END)"
         " FROM workloads w JOIN facts f ON f.workload = w.id JOIN ledgers l ON l.id = f.ledger"
         " WHERE w.scheduler = 'slurm' AND (f.ended_utc_ns IS NULL OR f.ended_utc_ns > ?)"
@@ -259,20 +259,19 @@ def _due(database: Database, now_s: int) -> dict[str, list[str]]:
     )
     names: dict[str, list[str]] = {}
     waiting: set[str] = set()
-    for name, _, complete, ended_ns, current in every:
+    for name, complete, ended_ns, current in every:
         run = _RUN.fullmatch(name)
         if run is None:
             continue
         names.setdefault(run[1], []).append(name)
         if not (complete and ended_ns and current):
             waiting.add(run[1])
-    seen = {
-        number: made_s
-        for number, made_s in one_by_some(
+    seen: dict[str, int] = dict(
+        one_by_some(
             database, "SELECT job, made_s FROM lab_commented WHERE job IN (*)", [], sorted(names)
         )
-    }
-    ended = {name: ended_ns // NS_PER_S for name, _, _, ended_ns, _ in every}
+    )
+    ended = {name: ended_ns // NS_PER_S for name, _, ended_ns, _ in every}
     return {
         number: mine
         for number, mine in names.items()

@@ -33,7 +33,10 @@ from joulebook.node.assembly import node as assembly
 from joulebook.node.health import ServiceManager
 from joulebook.node.sensors.trace.format import read_trace
 
-logger_stopping = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+LOOK_S = 60.0
+"""Seconds between retries of a daemon that has nothing to measure."""
 
 
 def stop_asked() -> threading.Event:
@@ -52,12 +55,10 @@ def stop_asked() -> threading.Event:
     def go_on(_signal: int, _frame: FrameType | None) -> None:
         # In a thread, since the handler may have interrupted a log call.
         threading.Thread(
-            target=logger_stopping.warning,
+            target=logger.warning,
             args=(
-                (
-                    "SIGHUP ignored: the configuration is only read at startup; restart to apply "
-                    "changes"
-                ),
+                "SIGHUP ignored: the configuration is only read at startup; restart to apply "
+                "changes",
             ),
             name="sighup",
         ).start()
@@ -67,12 +68,6 @@ def stop_asked() -> threading.Event:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
         signal.signal(signal.SIGHUP, end if at_terminal else go_on)
     return stop
-
-
-logger = logging.getLogger(__name__)
-
-LOOK_S = 60.0
-"""Seconds between retries of a daemon that has nothing to measure."""
 
 
 def main(args: Options) -> int:

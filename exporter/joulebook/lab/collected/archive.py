@@ -133,7 +133,7 @@ def _write(database: Database, month: int, folder: Path, name: str, ledgers: lis
         with parquet.ParquetWriter(draft, schema, compression="zstd") as writer:
             for ledger in ledgers:
                 found = database.rows(
-                    f"{_with_owner(name)} AND {name[0].replace('r', 'u')}.ledger = ?",
+                    f"{_with_owner(name)} AND l.id = ?",
                     [begin_s(month), begin_s(after(month)), ledger],
                 )
                 if found:

@@ -41,10 +41,10 @@ class Compacted(NamedTuple):
     waiting: list[str]
 
 
-def months(database: Database) -> dict[int, bool]:
-    """Return the months in which any ledger is compacted, and whether rows came late since."""
-    found = database.rows("SELECT month, max(late) FROM compacted GROUP BY month ORDER BY month")
-    return {int(month): bool(late) for month, late in found}
+def months(database: Database) -> list[int]:
+    """Return the months in which any ledger is compacted."""
+    found = database.rows("SELECT DISTINCT month FROM compacted ORDER BY month")
+    return [int(month) for (month,) in found]
 
 
 def late(database: Database, ledger: int, page: PostingsPage) -> frozenset[int]:

@@ -144,14 +144,14 @@ def _ledger(
 
 def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, int]:
     ((last,),) = database.rows("SELECT coalesce(max(id), 0) FROM meters")
-    known: dict[int, int] = dict(
-        database.rows("SELECT local_id, id FROM meters WHERE ledger = ?", [ledger])
-    )
+    known: dict[int, int] = {}
+    booked: dict[int, int] = {}
+    for local_id, number, booked_uj in database.rows(
+        "SELECT local_id, id, booked_uj FROM meters WHERE ledger = ?", [ledger]
+    ):
+        known[local_id], booked[local_id] = number, booked_uj
     new = [meter for meter in page.meters if meter.id not in known]
     known |= {meter.id: last + i for i, meter in enumerate(new, start=1)}
-    booked: dict[int, int] = dict(
-        database.rows("SELECT local_id, booked_uj FROM meters WHERE ledger = ?", [ledger])
-    )
     for meter in page.meters:
         if meter.booked_uj < booked.get(meter.id, 0):
             raise InputError(

@@ -156,7 +156,7 @@ def _hand_over(database: Database, workload: int, old: int, new: int, closed_to:
                 to = (day_s, month, workload, who, item, currency)
                 atoms = sign * Exact(*exact).atoms
                 paid[to] = Exact.of(paid.get(to, NOTHING).atoms + atoms)
-    add_to_months(database, moved, paid)
+    add_to_months(database, moved, paid, closed_to)
     database.rows("DELETE FROM used WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     database.rows("DELETE FROM billed WHERE workload = ? AND month > ? AND owner = ?", mine[:3])
     used = [(*row[:5], *row[6:]) for row in used]

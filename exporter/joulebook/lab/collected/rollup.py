@@ -28,8 +28,11 @@ Billed = dict[tuple[int, int, int, int, str, str], Exact]
 """(day, month, workload, owner, item, currency) to an amount."""
 
 
-def add_to_months(database: Database, used: Used, billed: Billed) -> None:
-    """Add amounts to what bills show, by month and owner; in the caller's transaction."""
+def add_to_months(database: Database, used: Used, billed: Billed, closed_to: int) -> None:
+    """Add amounts to what bills show, by month and owner; in the caller's transaction.
+
+    Months up to `closed_to` stay as they are.
+    """
     amounts: dict[tuple[int, int, int, str], Amount] = {}
     for (day_s, month, _, owner, component), amount in used.items():
         of = (month, owner, _late_for(month, day_s), component)
@@ -38,7 +41,7 @@ def add_to_months(database: Database, used: Used, billed: Billed) -> None:
         database,
         "SELECT month, owner, late_for, component, energy_uj, idle_uj, held_ns, idle_ns"
         " FROM month_used WHERE month > ? AND owner IN (*)",
-        [closed_to(database)],
+        [closed_to],
         sorted({owner for _, owner, *_ in amounts}),
     ):
         if (of := (key[0], key[1], key[2], key[3])) in amounts:
@@ -52,7 +55,7 @@ def add_to_months(database: Database, used: Used, billed: Billed) -> None:
         database,
         "SELECT month, owner, late_for, item, currency, whole, nano, rest FROM month_billed"
         " WHERE month > ? AND owner IN (*)",
-        [closed_to(database)],
+        [closed_to],
         sorted({owner for _, owner, *_ in money}),
     ):
         if (to := (key[0], key[1], key[2], key[3], key[4])) in money:
@@ -99,7 +102,7 @@ class Rollup:
 
     def write(self) -> None:
         """Add the amounts to the bills."""
-        add_to_months(self._database, self._used, self._billed)
+        add_to_months(self._database, self._used, self._billed, self._closed_to)
         days = sorted({key[0] for key in self._used})
         for *key, energy_uj, idle_uj, held_ns, idle_ns in one_by_some(
             self._database,
