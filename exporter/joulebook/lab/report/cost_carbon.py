@@ -155,7 +155,9 @@ def carbon(
 ) -> Carbon:
     """Operational CO2e, embodied CO2e as a range, and both per functional unit."""
     operational = kg(project.bill)
-    is_default = any(rate.default for rate in rates(data.rates) if rate.quantity == "carbon")
+    is_default = any(
+        row.used.quality == Quality.DEFAULT for row in data.rates if row.used.quantity == "carbon"
+    )
     located = (
         Figure(None, KG, unknown="no carbon intensity was known")
         if operational is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from joulebook.core.report.run_roles import (
     sort_out,
 )
 from joulebook.core.report.runs import Run, runs
-from joulebook.core.report.tally import added
+from joulebook.core.report.tally import Tally, added
 from joulebook.core.workloads import WorkloadId
 from joulebook.errors import ConfigError
 from joulebook.lab.report import cost_carbon, energy
@@ -92,7 +92,7 @@ def make(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     project = added(run.tally for run in found)
-    inventory = _inventory(charged, found, reported.settings, about)
+    inventory = _inventory(charged, found, project, reported.settings, about)
     return Statement(
         version=VERSION,
         title=about.title or ", ".join(inventory.experiments) or "all that is selected",
@@ -109,7 +109,7 @@ def make(
         counts=_counts(found, roles, reported.states_from),
         energy=energy.energy(found, roles, project),
         boundary=energy.boundary(project, reported.settings),
-        stages=_stages(found, roles),
+        stages=_stages(found, roles, project),
         quality=energy.quality(data, found, project, reported.settings),
         rates=cost_carbon.rates(charged.rates),
         carbon=cost_carbon.carbon(charged, found, project, reported.settings, about, reported.zone),
@@ -126,7 +126,7 @@ def make(
             about.data,
             about.country,
         ),
-        restated=None if anew is None else _restated(data, anew),
+        restated=None if anew is None else _restated(data, project, anew),
         runs=[_row(run, roles) for run in found],
         limits=[LIMITS],
     )
@@ -141,7 +141,11 @@ def _moment(utc_ns: int | None) -> str | None:
 
 
 def _inventory(
-    data: ReportData, found: Sequence[Run], settings: ReportSection, about: About
+    data: ReportData,
+    found: Sequence[Run],
+    project: Tally,
+    settings: ReportSection,
+    about: About,
 ) -> Inventory:
     labels = [run.workload.labels for run in found]
     starts = [run.workload.started_utc_ns for run in found]
@@ -161,19 +165,18 @@ def _inventory(
         None if None in ends else _moment(max((t for t in ends if t is not None), default=None)),
         _gpus(data, found),
         _gpu_count(data, found),
-        _gpu_hours(found),
+        _gpu_hours(found, project),
     )
 
 
-def _gpu_hours(found: Sequence[Run]) -> Figure:
-    whole = added(run.tally for run in found)
-    if whole.wall_ns is None:
+def _gpu_hours(found: Sequence[Run], project: Tally) -> Figure:
+    if project.wall_ns is None:
         note = "booked time: when some runs began or ended is not known"
         return Figure(footprint.hours(sum(r.tally.gpu_ns for r in found)), "GPU-hours", note=note)
     note = ""
-    if whole.held_ns < _ALL_OF_IT * whole.wall_ns:
-        note = f"held; measured for {number(footprint.hours(whole.held_ns))}: see coverage"
-    return Figure(footprint.hours(whole.gpu_ns), "GPU-hours", note=note)
+    if project.held_ns < _ALL_OF_IT * project.wall_ns:
+        note = f"held; measured for {number(footprint.hours(project.held_ns))}: see coverage"
+    return Figure(footprint.hours(project.gpu_ns), "GPU-hours", note=note)
 
 
 def _gpus(data: ReportData, found: Sequence[Run]) -> list[Gpus]:
@@ -259,8 +262,9 @@ def _row(run: Run, roles: RunRoles) -> RunRow:
     )
 
 
-def _restated(booked: ReportData, anew: Recharge) -> Restated:
-    old, new = (added(run.tally for run in runs(each)).bill for each in (booked, anew.account))
+def _restated(booked: ReportData, project: Tally, anew: Recharge) -> Restated:
+    """Return what was booked, and how far `project` at other rates is from it."""
+    old, new = added(run.tally for run in runs(booked)).bill, project.bill
     before, after = cost_carbon.money(old), cost_carbon.money(new)
     kg_before, kg_after = cost_carbon.kg(old), cost_carbon.kg(new)
     return Restated(
@@ -276,32 +280,32 @@ def _restated(booked: ReportData, anew: Recharge) -> Restated:
 _LOST = (State.FAILED, State.CANCELLED, State.PREEMPTED)
 
 
-def _stages(found: Sequence[Run], roles: RunRoles) -> Stages:
+def _stages(found: Sequence[Run], roles: RunRoles, project: Tally) -> Stages:
     """Return the energy of each stage, in the order in which they began."""
-    whole_uj = sum(run.tally.energy_uj for run in found)
-
-    def row(name: str, runs: Iterable[Run]) -> StageRow:
-        return _stage_row(name, list(runs), roles, whole_uj)
-
     groups: dict[str, list[Run]] = {}
     for run in found:
         groups.setdefault(roles.stages.get(run.workload.id, NOT_STATED), []).append(run)
-    final = roles.final
+
+    def row(name: str, runs: Sequence[Run]) -> StageRow:
+        return _stage_row(name, runs, roles, added(run.tally for run in runs), project.energy_uj)
+
+    final = development = None
+    if roles.final is not None:
+        of_final = [run for run in found if run.workload.id in roles.final]
+        others = [run for run in found if run.workload.id not in roles.final]
+        final, development = row("final runs", of_final), row("development", others)
     return Stages(
         [row(name, runs) for name, runs in groups.items()],
-        row("all", found),
-        None
-        if final is None
-        else row("final runs", (run for run in found if run.workload.id in final)),
-        None
-        if final is None
-        else row("development", (run for run in found if run.workload.id not in final)),
-        row("without a result", (run for run in found if roles.state(run) in _LOST)),
+        _stage_row("all", found, roles, project, project.energy_uj),
+        final,
+        development,
+        row("without a result", [run for run in found if roles.state(run) in _LOST]),
     )
 
 
-def _stage_row(name: str, runs: list[Run], roles: RunRoles, whole_uj: int) -> StageRow:
-    total = added(run.tally for run in runs)
+def _stage_row(
+    name: str, runs: Sequence[Run], roles: RunRoles, total: Tally, whole_uj: int
+) -> StageRow:
     ends = Counter(roles.state(run) for run in runs)
     return StageRow(
         stage=name,
