@@ -72,7 +72,7 @@ for file in "$job".*.json; do
             body="${line%\}},\"end_ns\":$end_ns,\"end_uptime_ms\":$uptime_ms}"
             # The end first, then the removal: killed in between, both files say the same.
             rm -f ".$stem.end.tmp"
-            printf '%s\n' "$body" | /usr/bin/env dd of=".$stem.end.tmp" conv=excl status=none 2>/dev/null &&
+            printf '%s\n' "$body" | dd of=".$stem.end.tmp" conv=excl status=none 2>/dev/null &&
                 mv -fT ".$stem.end.tmp" "$stem.end"
             rm -f ".$stem.end.tmp"
             ;;

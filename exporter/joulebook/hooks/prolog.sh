@@ -114,9 +114,8 @@ body="$body}"
 stem=$job.$restart
 # Numbers come again: the end of an earlier job of this number may wait to be booked.
 [ -e "$stem.end" ] && [ -n "$node" ] && mv -fT "$stem.end" "$stem.$node.$uptime_ms.end"
-# By way of env: a shell with a dd of its own, as busybox, would take one that refuses nothing.
 write() {
-    printf '%s\n' "$body" | /usr/bin/env dd of=".$1.tmp" conv=excl status=none 2>/dev/null
+    printf '%s\n' "$body" | dd of=".$1.tmp" conv=excl status=none 2>/dev/null
 }
 taken=1
 if ! [ -e "$stem.json" ] && write "$stem"; then

@@ -90,14 +90,17 @@ def sockets(root: Path) -> list[HwmonFiles]:
     return [each for each in sources(root, supply=False) if each.meter.name.startswith("grace-")]
 
 
-def paired(root: Path, sysfs: Path, gpus: Sequence[Path]) -> list[HwmonFiles | None]:
-    """Return the CPU socket of each superchip's GPU; `gpus` are their PCI devices, in bus order.
+def paired(
+    found: Sequence[HwmonFiles], sysfs: Path, gpus: Sequence[Path]
+) -> list[HwmonFiles | None]:
+    """Return which of the `sockets` found is that of each GPU, a PCI device, in bus order.
 
     A GPU is on the bus of its socket's cores. A socket's number is the rank of its package, whose
     own id is arbitrary on ARM. Where that is not known, both are in the same order, if there are
     as many of them.
     """
-    found = sockets(root)
+    if not found:
+        return [None] * len(gpus)
     packages = sorted(
         {
             number

@@ -311,11 +311,10 @@ def leading(
 
     `rank` is what they are ranked by, asked of the range: once, at its end.
     """
-    most = f"topk({LEGENDS}, {at_the_end(rank)})"
     course = f"(\n{indented(query.expression)}\n)"
     return (
-        Query(f"{course}\nand on ({labels}) {most}", query.legend, query.step),
-        Query(f"{joined}({course} unless on ({labels}) {most})", rest, query.step),
+        Query(foremost(query.expression, labels, rank), query.legend, query.step),
+        Query(f"{joined}({course} unless on ({labels}) {largest(rank)})", rest, query.step),
     )
 
 
@@ -333,9 +332,14 @@ END = "${__to:date:seconds}"
 """The end of the range."""
 
 
-def foremost(expression: str, labels: str, rank: str, most: int = LEGENDS) -> str:
-    """Of a course, those that come first by `rank`, which is asked of the range."""
-    return f"(\n{indented(expression)}\n)\nand on ({labels}) topk({most}, {at_the_end(rank)})"
+def largest(rank: str) -> str:
+    """Those that come first by `rank`, which is asked of the range."""
+    return f"topk({LEGENDS}, {at_the_end(rank)})"
+
+
+def foremost(expression: str, labels: str, rank: str) -> str:
+    """Of a course, those that come first by `rank`."""
+    return f"(\n{indented(expression)}\n)\nand on ({labels}) {largest(rank)}"
 
 
 def ranked(

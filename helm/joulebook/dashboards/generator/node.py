@@ -5,12 +5,11 @@ from __future__ import annotations
 from dashboards.generator.board import Board, Row
 from dashboards.generator.figures import (
     HOLDER,
-    LEGENDS,
     NODES,
     WHERE,
-    at_the_end,
     foremost,
     kwh,
+    largest,
     leading,
 )
 from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query, stat
@@ -19,8 +18,8 @@ from dashboards.generator.promql import by, rate, risen, selector
 _GPU = "{{node}} GPU {{gpu}} {{cluster}}"
 
 
-_LEADING = f"topk({LEGENDS}, avg by (cluster, node, uuid) " + at_the_end(
-    f"(avg_over_time(joulebook_gpu_power_watts{{{WHERE}}}[$__range])))"
+_LEADING = largest(
+    f"avg by (cluster, node, uuid) (avg_over_time(joulebook_gpu_power_watts{{{WHERE}}}[$__range]))"
 )
 """The GPUs that drew most in the range: all, on a node or two."""
 

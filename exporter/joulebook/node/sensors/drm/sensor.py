@@ -120,7 +120,6 @@ class DrmSensor:
         failures: list[Failure] = []
         statuses: list[DeviceStatus] = []
         users = self._clients.scan() if processes else None
-        products: list[str] = []
         for index, (place, card) in enumerate(self._cards):
             t_ns = self._clock.now_ns()
             try:
@@ -131,11 +130,11 @@ class DrmSensor:
                 failures.append(Failure(card.meter, t_ns, error.reason))
             else:
                 self._once.recovered(card.meter.name, "%s is read again", card.meter.name)
-                products.append(text_or(place.device / "device"))
                 readings.append(self._clients.reported(reading, place.pci, users))
             status = card.status(index, t_ns)
             statuses.append(self._clients.memory(status, place.pci))
         if self._module_of is None and not failures:
+            products = [text_or(place.device / "device") for place, _ in self._cards]
             self._module_of = dies(list(zip(products, readings, strict=True)))
         elif self._module_of is None:
             # One without any power may be the die of a card that failed.
@@ -162,7 +161,11 @@ class DrmSensor:
 
     def _read_modes(self) -> list[str]:
         """Return the partition modes of the cards, which may change while they are open."""
-        return [text_or(place.device / "current_compute_partition") for place, _ in self._cards]
+        return [
+            text_or(place.device / "current_compute_partition")
+            for place, card in self._cards
+            if isinstance(card, AmdCard)  # Its partitions have the file of their card.
+        ]
 
     def _with_partitions(self, place: CardNumbers) -> list[tuple[CardNumbers, MeteredCard]]:
         if place.vendor != AMD:

@@ -203,11 +203,11 @@ class NvmlSensor:
             next(iter(self._cards.values())).rail = jetson_gpu(self._hwmon)
         cards = {pci_device(self._sysfs, card.device.pci): card for card in self._cards.values()}
         silent = {pci_device(self._sysfs, status.pci) for status in self._unread if status.pci}
-        gpus = sorted(cards.keys() | silent)
-        for gpu, socket in zip(gpus, paired(self._hwmon, self._sysfs, gpus), strict=True):
+        gpus, found = sorted(cards.keys() | silent), sockets(self._hwmon)
+        for gpu, socket in zip(gpus, paired(found, self._sysfs, gpus), strict=True):
             if gpu in cards:
                 cards[gpu].socket = socket
-        self._has_sockets = bool(sockets(self._hwmon))
+        self._has_sockets = bool(found)
 
     def _note_unpaired(self, card: OpenGpu) -> None:
         """Say that a CPU socket is booked twice, in its module too."""

@@ -40,7 +40,7 @@ class Mi250:
             for die in range(2)
         ]
 
-    def show(self, *busy: int) -> None:
+    def show(self, busy: Sequence[int]) -> None:
         for die, device in enumerate(self.devices):
             energy, power_w = (0, 0) if die else (round(self.joules * UNITS_PER_J), WATTS)
             table = gpu_metrics(2, energy, power_w=power_w, gfx=busy[die])
@@ -48,9 +48,28 @@ class Mi250:
             (device / "gpu_busy_percent").write_text(str(busy[die]))
 
 
+def booked(
+    board: Mi250 | Mi300, sensor: DrmSensor, busy: Sequence[int], claims: tuple[Claim, ...]
+) -> Run:
+    """Twenty seconds of a board whose parts are so busy, audited."""
+    run, audit = Run(), Auditor()
+    for _ in range(20):
+        board.clock.t_ns += NS_PER_S
+        board.joules += WATTS
+        board.show(busy)
+        before = run.books
+        run.take(
+            Tick(board.clock.now_ns(), readings=sensor.poll(processes=True).readings,
+                 claims=claims, complete=frozenset(Evidence)),
+            BookingPolicy(),
+        )  # fmt: skip
+        audit(before, run.books, run.entries[-1])
+    return run
+
+
 def test_the_module_is_one_meter_and_its_dies_are_its_parts(tmp_path: Path) -> None:
     board = Mi250(tmp_path)
-    board.show(100, 0)
+    board.show([100, 0])
     sensor = DrmSensor(board.clock, board.machine.drm, proc=board.machine.proc)
     sensor.open()
     poll = sensor.poll(processes=True)
@@ -73,25 +92,14 @@ def test_a_busy_die_is_never_0_joules(
     tmp_path: Path, busy: tuple[int, int], shares: tuple[float, float]
 ) -> None:
     board = Mi250(tmp_path)
-    board.show(*busy)
+    board.show(busy)
     sensor = DrmSensor(board.clock, board.machine.drm, proc=board.machine.proc)
     sensor.open()
-    run, audit = Run(), Auditor()
     claims = tuple(
         Claim(who, FIRST, 1, None, Evidence.PROLOG, 1, 2, die.name)
         for who, die in ((A, FIRST), (B, SECOND))
     )
-    for _ in range(20):
-        board.clock.t_ns += NS_PER_S
-        board.joules += WATTS
-        board.show(*busy)
-        before = run.books
-        run.take(
-            Tick(board.clock.now_ns(), readings=sensor.poll(processes=True).readings,
-                 claims=claims, complete=frozenset(Evidence)),
-            BookingPolicy(),
-        )  # fmt: skip
-        audit(before, run.books, run.entries[-1])
+    run = booked(board, sensor, busy, claims)
     got, total = run.by_subject(), run.booked_uj(FIRST)
     assert total == pytest.approx(16 * WATTS * 1e6, rel=0.01)
     for who, share in zip((A, B), shares, strict=True):
@@ -114,7 +122,7 @@ def test_cards_that_tell_power_each_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_die_alone_is_no_meter_while_its_module_fails(tmp_path: Path) -> None:
     board = Mi250(tmp_path)
-    board.show(100, 100)
+    board.show([100, 100])
     sensor = DrmSensor(board.clock, board.machine.drm, proc=board.machine.proc)
     sensor.open()
     for name in ("gpu_metrics", "hwmon/*/power1_input"):
@@ -195,24 +203,13 @@ def test_the_partitions_of_a_card_share_its_meter(
 def test_a_busy_partition_is_never_0_joules(tmp_path: Path, mode: str, revision: int) -> None:
     """Without activity of each, they share by what is held."""
     card = Mi300(tmp_path, mode, revision=revision)
-    sensor, run, audit = card.sensor(), Run(), Auditor()
     meter = Meter(Component.GPU, "AMD-x")
     holders = {name: job_id(name) for name in card.names}
     claims = tuple(
         Claim(who, meter, 1, None, Evidence.PROLOG, 1, card.parts, name)
         for name, who in holders.items()
     )
-    for _ in range(20):
-        card.clock.t_ns += NS_PER_S
-        card.joules += WATTS
-        card.show([0] * (card.parts - 1) + [100])
-        before = run.books
-        run.take(
-            Tick(card.clock.now_ns(), readings=sensor.poll(processes=True).readings,
-                 claims=claims, complete=frozenset(Evidence)),
-            BookingPolicy(),
-        )  # fmt: skip
-        audit(before, run.books, run.entries[-1])
+    run = booked(card, card.sensor(), [0] * (card.parts - 1) + [100], claims)
     got, total = run.by_subject(), run.booked_uj(meter)
     assert total == pytest.approx(16 * WATTS * 1e6, rel=0.01)
     assert sum(got.values()) == total

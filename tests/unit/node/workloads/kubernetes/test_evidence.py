@@ -176,23 +176,31 @@ def test_one_that_is_resumed_ends_with_its_cgroup_though_the_kubelet_lists_none(
     assert node.facts[f"a.{A[:8]}"].ended_ns == ended_ns
 
 
-def test_shared_devices_of_dra_go_on_without_their_slices(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Cluster, "is_pending", lambda *_: False)
-    shared = "gpu.nvidia.com/n1/gpu-0"
-    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
+SHARED = "gpu.nvidia.com/n1/gpu-0"
+SHARERS = (of("a", SHARED, resource=""), of("b", SHARED, resource=""))
+
+
+def two_sharers(make: Make) -> Still:
+    """Two pods that hold the same device by DRA."""
     node = make()
     node.run(A)
     node.run(B)
     node.api_lists(pod("a", A), pod("b", B))
-    node.source._cluster._slices.described = {shared: Described("GPU-0")}
-    node.hear_for(4, *listed)
+    node.source._cluster._slices.described = {SHARED: Described("GPU-0")}
+    node.hear_for(4, *SHARERS)
+    return node
+
+
+def test_shared_devices_of_dra_go_on_without_their_slices(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "is_pending", lambda *_: False)
+    node = two_sharers(make)
     parts = [(claim.parts, claim.of) for claim in node.open_claims]
     assert parts == [(1, 2), (1, 2)]
     node = restarted(make, node, running=(A, B))
     node.api_fails()
-    node.hear_for(5, *listed)
+    node.hear_for(5, *SHARERS)
     assert node.holders() == {"GPU-0": "a,b"}
     assert [(claim.parts, claim.of) for claim in node.open_claims] == parts
 
@@ -200,22 +208,15 @@ def test_shared_devices_of_dra_go_on_without_their_slices(
 @pytest.mark.parametrize("folders", [True, False], ids=["log folders", "no uid"])
 def test_of_a_claim_of_dra_the_rest_is_of_who_is_left(make: Make, folders: bool) -> None:
     """One of two ended while the daemon was away, and no slice can be asked for."""
-    shared = "gpu.nvidia.com/n1/gpu-0"
-    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
-    node = make()
-    node.run(A)
-    node.run(B)
-    node.api_lists(pod("a", A), pod("b", B))
-    node.source._cluster._slices.described = {shared: Described("GPU-0")}
-    node.hear_for(4, *listed)
+    node = two_sharers(make)
     node = restarted(make, node, running=(B,))
     node.api_fails()
     if folders:
         node.source._table._names._folders = lambda: [LogFolder("a", "b", B, 0)]
-    node.hear_for(3, listed[1])
+    node.hear_for(3, SHARERS[1])
     assert node.holders() == {"GPU-0": "b"}
     node.source._cluster._slices_since = -1e9  # they have been waited for
-    node.hear_for(3, listed[1])
+    node.hear_for(3, SHARERS[1])
     assert node.holders() == {"GPU-0": "b"}
     assert [(claim.parts, claim.of) for claim in node.open_claims] == [(1, 1)]
 
@@ -350,13 +351,11 @@ def test_a_finished_pod_has_no_part_of_a_claim_that_is_shared_by_name(make: Make
     node = make()
     node.source._cluster._slices.described = {}
     node.api_lists(pod("a", A), pod("b", B))
-    shared = "gpu.nvidia.com/n1/gpu-0"
-    listed = (of("a", shared, resource=""), of("b", shared, resource=""))
-    node.source._cluster._slices.described = {shared: Described("GPU-0")}
-    node.hear_for(4, *listed)
+    node.source._cluster._slices.described = {SHARED: Described("GPU-0")}
+    node.hear_for(4, *SHARERS)
     assert {claim.of for claim in node.open_claims} == {2}
     node.api_tells(pod("a", A, phase="Succeeded"))
-    node.hear_for(2, *listed)
+    node.hear_for(2, *SHARERS)
     assert [(claim.of, claim.workload) for claim in node.open_claims] == [
         (1, node.source._table.here("a", "b").id)  # type: ignore[union-attr]
     ]
