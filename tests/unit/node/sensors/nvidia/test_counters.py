@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 from tests.fakes.nvml.scenario import Gpu
 from tests.unit.core.audit import Auditor
@@ -66,12 +63,6 @@ class Node:
     @property
     def methods(self) -> set[Method]:
         return {key.method for key in self.run.postings if key.subject == JOB}
-
-
-@pytest.fixture
-def nodes(bench: MakeBench, caplog: pytest.LogCaptureFixture) -> Iterator[type[Node]]:
-    caplog.set_level(logging.INFO)
-    yield Node
 
 
 @pytest.mark.parametrize("watts", [12, 60, 300, 700])
