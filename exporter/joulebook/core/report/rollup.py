@@ -131,13 +131,11 @@ def own_rates(data: ReportData) -> tuple[UsedRate, ...]:
     what the selection consumed on that node in that quarter hour; if several were in force, in
     proportion to what was charged at each.
     """
-    energy_uj: dict[Place, int] = {}
+    energy_uj = _energy_by_place(data)
     held_ns: dict[Place, dict[str, int]] = {}
     for row in data.postings:
-        place = (row.node, row.quarter_s)
-        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
         if (model := data.models.get((row.node, row.meter))) is not None:
-            of_models = held_ns.setdefault(place, {})
+            of_models = held_ns.setdefault((row.node, row.quarter_s), {})
             of_models[model] = of_models.get(model, 0) + row.amount.held_ns
     hardware: dict[Place, int] = {}
     for charged in data.charges:
@@ -163,15 +161,20 @@ def with_water(data: ReportData, curves: Mapping[str, StepCurve]) -> tuple[UsedR
 
     Water is no counter and nothing is billed by it, so it is not booked with the energy.
     """
-    energy_uj: dict[Place, int] = {}
-    for row in data.postings:
-        place = (row.node, row.quarter_s)
-        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+    energy_uj = _energy_by_place(data)
     rates = [row for row in data.rates if row.used.quantity not in {WATER_SITE, WATER_GRID}]
     for quantity, curve in curves.items():
         for place, whole_uj in energy_uj.items():
             rates += _water_rates(quantity, curve, place, whole_uj)
     return tuple(rates)
+
+
+def _energy_by_place(data: ReportData) -> dict[Place, int]:
+    energy_uj: dict[Place, int] = {}
+    for row in data.postings:
+        place = (row.node, row.quarter_s)
+        energy_uj[place] = energy_uj.get(place, 0) + row.amount.energy_uj
+    return energy_uj
 
 
 _QUARTER_S = QUARTER_NS // NS_PER_S

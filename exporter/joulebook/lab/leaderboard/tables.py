@@ -96,18 +96,11 @@ def units(cost_nano: Mapping[str, int] | Mapping[str, Fraction]) -> dict[str, fl
     return {currency: float(nano / NANO) for currency, nano in each}
 
 
-def _energy_column(uj: Sequence[Fraction | int | None]) -> tuple[str, list[str]]:
-    """Energies in one unit, and which."""
-    return units_text.in_column(
-        [None if each is None else float(each) for each in uj], units_text.ENERGY
-    )
-
-
-def _co2e_column(ug: Sequence[Fraction | int | None]) -> tuple[str, list[str]]:
-    """CO2e in one unit, and which."""
-    return units_text.in_column(
-        [None if each is None else float(each) for each in ug], units_text.CO2E
-    )
+def _column(
+    values: Sequence[Fraction | int | None], scales: Sequence[tuple[int, str]] = units_text.ENERGY
+) -> tuple[str, list[str]]:
+    """Values in one unit, and which."""
+    return units_text.in_column([None if v is None else float(v) for v in values], scales)
 
 
 def measured_of(entrant: Entrant) -> str:
@@ -124,15 +117,15 @@ def measured_of(entrant: Entrant) -> str:
 
 def _ranking(board: Board) -> Sheet:
     entrants = board.entrants
-    unit, energies = _energy_column([each.energy_uj for each in entrants])
+    unit, energies = _column([each.energy_uj for each in entrants])
     shown = {id(each): cell for each, cell in zip(entrants, energies, strict=True)}
     steps = [step.uj_per_point for step in board.front]
-    per_unit, prices = _energy_column(steps)
+    per_unit, prices = _column(steps)
     price_of = {id(step): price for step, price in zip(board.front, prices, strict=True)}
-    emitted_unit, emitted = _co2e_column([each.co2e_ug for each in entrants])
+    emitted_unit, emitted = _column([each.co2e_ug for each in entrants], units_text.CO2E)
     emitted_of = {id(each): cell for each, cell in zip(entrants, emitted, strict=True)}
     co2e_steps = [step.ug_per_point for step in board.front]
-    co2e_unit, co2e_prices = _co2e_column(co2e_steps)
+    co2e_unit, co2e_prices = _column(co2e_steps, units_text.CO2E)
     co2e_price_of = {id(s): cell for s, cell in zip(board.front, co2e_prices, strict=True)}
     has_cost = any(e.cost_nano for e in entrants)
     has_co2e = any(e.co2e_ug is not None for e in entrants)
@@ -206,7 +199,7 @@ def _notes(board: Board) -> list[str]:
 
 def _budget(board: Board, expected: Mapping[str, Sequence[Expected]]) -> Sheet:
     every = [(name, each) for name, several in expected.items() for each in several]
-    unit, energies = _energy_column([each.energy_uj for _, each in every])
+    unit, energies = _column([each.energy_uj for _, each in every])
     rows = [
         (name, f"{each.trials:,}", value_of(board.metric, each.value), cell)
         for (name, each), cell in zip(every, energies, strict=True)

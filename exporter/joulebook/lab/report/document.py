@@ -101,9 +101,10 @@ RUN_COLUMNS = (
     "idle (kWh)",
     "CO2e (kg)",
 )
-"""The first four are words, the others figures."""
+_WORDS, _STAGE = 4, 1
+"""The first four are words, the others figures; that of stages is left out where none is known."""
 
-_LEAST_NEEDED = ("idle (kWh)", "GPUs", "role", "GPU-h", "CO2e (kg)")
+_LEAST_NEEDED = ("idle (kWh)", "GPUs", "role", "GPU-h", "CO2e (kg)", "stage")
 _NAME_CHARS = 60
 
 
@@ -127,17 +128,17 @@ def document(statement: Statement) -> Document:
 
 def _runs(statement: Statement, listed: Sequence[RunRow], *, staged: bool) -> DataTable:
     """Return the listed runs, in the order in which they began."""
-    words = 4 if staged else 3
-    columns = RUN_COLUMNS if staged else (RUN_COLUMNS[0], *RUN_COLUMNS[2:])
-    least = tuple(map(columns.index, (*_LEAST_NEEDED, *(("stage",) if staged else ()))))
-    rows = tuple(_run(run, staged) for run in statement.runs if run in listed)
-    return DataTable("Runs", columns, rows, frozenset(range(words, len(columns))), least)
+    rows = tuple(_run(run) for run in statement.runs if run in listed)
+    figures = frozenset(range(_WORDS, len(RUN_COLUMNS)))
+    least = tuple(map(RUN_COLUMNS.index, _LEAST_NEEDED))
+    table = DataTable("Runs", RUN_COLUMNS, rows, figures, least)
+    return table if staged else table.without(lambda n: n == _STAGE)
 
 
-def _run(run: RunRow, staged: bool) -> tuple[str, ...]:
+def _run(run: RunRow) -> tuple[str, ...]:
     return (
         one_line(run.id, _NAME_CHARS),
-        *((one_line(run.stage, _NAME_CHARS),) if staged else ()),
+        one_line(run.stage, _NAME_CHARS),
         run.state,
         run.role,
         str(run.gpus),

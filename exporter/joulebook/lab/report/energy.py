@@ -15,7 +15,7 @@ from joulebook.core.report.run_roles import RunRoles
 from joulebook.core.report.runs import Run
 from joulebook.core.report.tally import HOST, UNKNOWN, Held, Tally, added, calibrations
 from joulebook.lab.report.model import Boundary, Energy, EnergyQuality, Figure, SharePercent
-from joulebook.lab.report.wording import listed, percent, quantity
+from joulebook.lab.report.wording import listed, percent, quantity, run_count
 from joulebook.units import UJ_PER_KWH, kwh_from_uj
 
 KWH, PERCENT = "kWh", "%"
@@ -42,8 +42,8 @@ def energy(runs: Sequence[Run], roles: RunRoles, project: Tally) -> Energy:
         it=_of_machines(project),
         facility=_facility(project),
         best=_unnamed() if best is None else _of_machines(best.tally, f"run {best.shown}"),
-        sweep=_of_machines(sweep, _several(len(roles.sweep))),
-        project=_of_machines(project, f"{_several(len(runs))}, failed and excluded ones too"),
+        sweep=_of_machines(sweep, run_count(len(roles.sweep))),
+        project=_of_machines(project, f"{run_count(len(runs))}, failed and excluded ones too"),
     )
 
 
@@ -67,9 +67,8 @@ def boundary(project: Tally, settings: ReportSection) -> Boundary:
         whole = Figure(
             (kwh_from_uj(project.energy_uj) + added_kwh) * pue, KWH, note="modelled in part"
         )
-    share = f"hosts measured for {percent(100 * project.measured_with(HOST))} of the " + (
-        "GPU-hours" if project.parts.held_ns else "runs and nodes"
-    )
+    hosts_share = percent(100 * project.measured_with(HOST))
+    share = f"hosts measured for {hosts_share} of the {_weighed_by(project)}"
     return Boundary(
         _kwh(project.gpu_uj, "measured", _uncovered(project)),
         _kwh(project.energy_uj, share, _uncovered(project), _partly(project, HOST, "E_host ")),
@@ -98,10 +97,6 @@ def _of_machines(tally: Tally, what: str = "") -> Figure:
     return _kwh(tally.energy_uj, what, boundary, _uncovered(tally), _partly(tally, HOST, "E_host "))
 
 
-def _several(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"
-
-
 def _unnamed() -> Figure:
     return Figure(None, KWH, unknown="nobody said which whole run it is (--best)")
 
@@ -118,8 +113,12 @@ def _partly(tally: Tally, name: str, what: str) -> str:
     share = tally.measured_with(name)
     if not 0 < share < 1:
         return ""
-    of = "GPU-hours" if tally.parts.held_ns else "runs and nodes"
-    return f"a lower bound: {what}measured for {percent(100 * share)} of the {of}"
+    return f"a lower bound: {what}measured for {percent(100 * share)} of the {_weighed_by(tally)}"
+
+
+def _weighed_by(tally: Tally) -> str:
+    """Return what a share of `Tally.measured_with` is of."""
+    return "GPU-hours" if tally.parts.held_ns else "runs and nodes"
 
 
 def _uncovered(tally: Tally) -> str:
@@ -236,10 +235,8 @@ def _coverage(data: ReportData, project: Tally) -> Figure:
 
 
 def _host_share(project: Tally) -> Figure:
-    of = "GPU-hours" if project.parts.held_ns else "runs and nodes"
-    return Figure(
-        100 * project.measured_with(HOST), PERCENT, note=f"{of} for which E_host was measured"
-    )
+    note = f"{_weighed_by(project)} for which E_host was measured"
+    return Figure(100 * project.measured_with(HOST), PERCENT, note=note)
 
 
 def _shares(parts: Mapping[str, int], whole_uj: int) -> list[SharePercent]:

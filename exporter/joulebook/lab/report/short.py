@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from joulebook.lab.report.model import Figure, Statement
+from joulebook.lab.report.model import Figure, Rate, Statement
 from joulebook.lab.report.tables import rounded
-from joulebook.lab.report.wording import number, percent, stages, subject
+from joulebook.lab.report.wording import number, percent, run_count, stages, subject
 
 
 def abstract(statement: Statement) -> str:
@@ -52,6 +52,10 @@ def _replayed(statement: Statement) -> str:
     return "In a replay of a recorded trace, not measured: " if statement.recorded_trace else ""
 
 
+def _sources(rates: Iterable[Rate]) -> str:
+    return "; ".join(("default, " if each.default else "") + each.source for each in rates)
+
+
 def _day(iso: str) -> str:
     moment = datetime.fromisoformat(iso)
     return f"{moment.day} {moment:%B %Y}"
@@ -69,7 +73,7 @@ def _ran(statement: Statement) -> Iterator[str]:
         when = f" on {first}" if first == last else when
     yield (
         f"{_replayed(statement)}{subject(statement)} comprised "
-        f"{_runs(statement.counts.total)} ({number(what.gpu_hours.value or 0)} GPU-hours)"
+        f"{run_count(statement.counts.total)} ({number(what.gpu_hours.value or 0)} GPU-hours)"
         f"{on}{where}{when}."
     )
 
@@ -90,10 +94,9 @@ def _consumed(statement: Statement) -> Iterator[str]:
         yield f"{node[:1].upper()}{node[1:]}."
         return
     mean = energy.facility.value / energy.it.value if energy.it.value else 1.0
-    source = "; ".join(("default, " if each.default else "") + each.source for each in pue)
     yield (
-        f"{node[:1].upper()}{node[1:]}; with a power usage effectiveness of {mean:.3g} ({source}), "
-        f"the facility consumed {_round(statement, energy.facility)}."
+        f"{node[:1].upper()}{node[1:]}; with a power usage effectiveness of {mean:.3g} "
+        f"({_sources(pue)}), the facility consumed {_round(statement, energy.facility)}."
     )
 
 
@@ -116,7 +119,7 @@ def _emitted(statement: Statement) -> Iterator[str]:
     carbon = statement.carbon
     if carbon.location_based.value is not None:
         rates = [rate for rate in statement.rates if rate.quantity == "carbon"]
-        source = "; ".join(("default, " if each.default else "") + each.source for each in rates)
+        source = _sources(rates)
         text = f"Location-based emissions were {_round(statement, carbon.location_based)}"
         if carbon.intensity.value is not None:
             text += f", at a mean grid intensity of {carbon.intensity.value:,.0f} g CO2e/kWh"
@@ -154,10 +157,6 @@ def _measured(statement: Statement) -> Iterator[str]:
     sensors = "uncalibrated sensors; default" if quality.sensor.default else "calibrated sensors"
     error = f"{quality.uncertainty.value or 0:.3g}"
     yield f"{text}, with an uncertainty of \u00b1{error} % ({sensors})."
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"
 
 
 def _money(value: float) -> str:

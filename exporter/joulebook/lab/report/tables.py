@@ -12,8 +12,6 @@ from joulebook.core.report.run_roles import NOT_STATED
 from joulebook.lab.report import wording
 from joulebook.lab.report.model import Figure, StageRow, Statement
 
-_NAME_CHARS = 60
-
 
 class DataTable(Struct, frozen=True):
     """A table with one unit for each column.
@@ -72,9 +70,7 @@ def rounded(shown: Figure, error_percent: float) -> str:
     if shown.value is None:
         return wording.figure(shown)
     values = [shown.value] if shown.low is None or shown.high is None else [shown.low, shown.high]
-    factor, unit = (
-        (1.0, shown.unit) if shown.unit == "%" else wording.scale(max(values), shown.unit)
-    )
+    factor, unit = wording.scale(max(values), shown.unit)
     digits = [_rounded(value * factor, error_percent) for value in values]
     text = " to ".join(dict.fromkeys(digits))
     return f"{text} {unit}".rstrip()
@@ -120,8 +116,7 @@ def by_stage(statement: Statement) -> DataTable:
         ([row.co2e_kg for row in rows], "kg CO2e"),
         ([row.water_l for row in rows], "L"),
     ):
-        scaled, cells = column(values, unit)
-        columns.append((scaled, cells))
+        columns.append(column(values, unit))
     for currency in sorted({kind.rpartition("_")[2] for kind in kinds}):
         mine = [kind for kind in kinds if kind.rpartition("_")[2] == currency]
         cost = [sum(row.cost.get(kind, 0.0) for kind in mine) for row in rows]

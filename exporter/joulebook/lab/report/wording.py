@@ -47,14 +47,11 @@ _SCALES = {
 def quantity(value: float, unit: str, high: float | None = None) -> str:
     """A value, or a range up to `high`, in the unit of its size: `4.533 Wh`, `0.5 to 1.2 kg`."""
     per, space, rest = unit.partition(" per ")
-    most = abs(value if high is None else high)
-    for limit, factor, scaled in _SCALES.get(per, ()):
-        if most < limit and most:
-            value, unit = value * factor, f"{scaled}{space}{rest}"
-            high = None if high is None else high * factor
-            break
-    text = number(value) if high is None or high == value else f"{number(value)} to {number(high)}"
-    return f"{text} {unit}".rstrip()
+    most = value if high is None else high
+    factor, scaled = scale(most, per) if most else (1.0, per)
+    least, most = value * factor, most * factor
+    text = number(least) if most == least else f"{number(least)} to {number(most)}"
+    return f"{text} {scaled}{space}{rest}".rstrip()
 
 
 def scale(value: float, unit: str) -> tuple[float, str]:
@@ -116,6 +113,11 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
+def run_count(count: int) -> str:
+    """Return how many runs: `1 run`, `2,400 runs`."""
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
 def span(statement: Statement) -> str:
     """Return the requested time range."""
     since = statement.since_utc or "the start of the ledger"
@@ -152,10 +154,6 @@ def _value(figure: Figure) -> str:
 
 def _money(value: float) -> str:
     return f"{value:,.2f}" if abs(value) >= 1 else number(value)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"
 
 
 def _warned(statement: Statement) -> Iterator[str]:
@@ -196,7 +194,7 @@ def _what(statement: Statement) -> Iterator[str]:
             when = f" since {first}"
     held = number(what.gpu_hours.value or 0)
     yield (
-        f"{subject(statement)} took {_runs(counts.total)}{said}"
+        f"{subject(statement)} took {run_count(counts.total)}{said}"
         + (f" on {gpus}" if gpus else "")
         + f"{where}{when}, using {held} GPU-hours."
     )

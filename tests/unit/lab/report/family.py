@@ -10,15 +10,13 @@ Shares of the stages, the runs and their ends are made up, and known.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from joulebook.clock import Anchor
+from tests.unit.lab.report.worked import MODEL, NODE, T0_S, WANTED, write_ledger
+
 from joulebook.core.energy.readings import Component, Meter
-from joulebook.core.evidence import Amount, Method, PostingKey
-from joulebook.core.ledger.state import Books, Entry
-from joulebook.core.money.amounts import Charge, ChargeKey, Item
+from joulebook.core.evidence import Amount, Method
 from joulebook.core.money.rates import (
     NANO,
     PPM,
@@ -35,12 +33,9 @@ from joulebook.core.money.rates import (
 from joulebook.core.report.dataset import Posting, ReportData
 from joulebook.core.report.rollup import recharged
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
-from joulebook.ledger.sqlite import SqliteStore
 from joulebook.units import NS_PER_S, UJ_PER_KWH
 
-T0_S = 1_767_225_600
-"""2026-01-01 00:00 UTC."""
-NODE, MODEL, GPUS = "gpu-1", "NVIDIA H100 80GB HBM3", 8
+GPUS = 8
 GPU_KWH = 12_300 / 1.74
 HOST = 0.45
 WATTS = 600.0
@@ -76,9 +71,6 @@ RATES = RateSet(
     _flat(round(4_251_000 / 12_300 * UG_PER_G), UG_PER_KWH, "the grid's operator"),
     _flat(PPM * 6 // 5, RATIO_PPM, "the data centre, 2025"),
     (HardwareRate("NVIDIA H100*", 2 * NANO, "bought 2026"),),
-)
-WANTED = frozenset(
-    {Charge(Item.ELECTRICITY, "USD"), Charge(Item.CO2E), Charge(Item.HARDWARE, "USD")}
 )
 
 
@@ -132,40 +124,24 @@ def postings() -> Iterator[Posting]:
 
 
 def write_family(path: Path) -> None:
-    """Write the ledger as the daemon would have left it."""
-    models = {Meter(Component.GPU, f"GPU-{n}"): MODEL for n in range(GPUS)}
-    rows = tuple(postings())
-    whole = ReportData("test", 0, 1 << 40, rows, models={(NODE, m): n for m, n in models.items()})
-    priced = recharged(whole, RATES, WANTED).account
-    entry = Entry(
-        postings={
-            PostingKey(
-                r.subject, r.meter, r.quarter_s, r.method or Method.COUNTER, "prolog"
-            ): r.amount
-            for r in rows
-        },
-        facts=tuple(
-            WorkloadFacts(
-                workload,
-                name=trial.name,
-                labels=Labels("ada", "olm", trial.experiment),
-                started_ns=start_s * NS_PER_S,
-                ended_ns=end_s * NS_PER_S,
-                complete=True,
-                gpu_count=GPUS,
-                evidence="prolog",
-                extra={"gpu_model": MODEL},
-                stage=trial.stage,
-                outcome=trial.outcome,
-            )
-            for trial, workload, start_s, end_s in _spans()
-        ),
-        charges={
-            ChargeKey(row.subject, row.quarter_s, row.charge): row.amount for row in priced.charges
-        },
-        rates={row.used: Amount(row.energy_uj, 0, row.held_ns) for row in priced.rates},
+    """The family as a ledger."""
+    models = {(NODE, Meter(Component.GPU, f"GPU-{n}")): MODEL for n in range(GPUS)}
+    whole = ReportData("test", 0, 1 << 40, tuple(postings()), models=models)
+    facts = (
+        WorkloadFacts(
+            workload,
+            name=trial.name,
+            labels=Labels("ada", "olm", trial.experiment),
+            started_ns=start_s * NS_PER_S,
+            ended_ns=end_s * NS_PER_S,
+            complete=True,
+            gpu_count=GPUS,
+            evidence="prolog",
+            extra={"gpu_model": MODEL},
+            stage=trial.stage,
+            outcome=trial.outcome,
+        )
+        for trial, workload, start_s, end_s in _spans()
     )
-    end_ns = (max(end_s for *_, end_s in _spans()) + 3600) * NS_PER_S
-    with closing(SqliteStore(path, allow_volatile=True)) as store:
-        books, _ = store.load()
-        store.commit(books, Books(models=models), entry, Anchor("boot", 0, end_ns))
+    end_s = max(end_s for *_, end_s in _spans())
+    write_ledger(path, recharged(whole, RATES, WANTED).account, facts, end_s)

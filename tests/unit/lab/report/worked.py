@@ -6,7 +6,7 @@ kilowatt-hours are 20, 5 and 5 in three hours with 300, 500 and 400 g, then none
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -109,40 +109,43 @@ def account() -> ReportData:
 
 
 def write_worked(path: Path, owner: Labels = OWNER, *, priced: bool = True, name: str = "") -> None:
-    """The ledger as the daemon would have left it, an hour after the end."""
+    """The worked example as a ledger."""
     whole = account()
-    charges, rates = {}, {}
-    if priced:
-        anew = recharged(whole, RATES, WANTED).account
-        charges = {
-            ChargeKey(row.subject, row.quarter_s, row.charge): row.amount for row in anew.charges
-        }
-        rates = {row.used: Amount(row.energy_uj, 0, row.held_ns) for row in anew.rates}
+    facts = (
+        WorkloadFacts(
+            trial,
+            name=name or "trial",
+            labels=owner,
+            started_ns=T0_S * NS_PER_S,
+            ended_ns=(T0_S + HOURS * HOUR_S) * NS_PER_S,
+            complete=True,
+            gpu_count=2,
+            evidence="prolog",
+            extra={"partition": "h100", "gpu_model": MODEL},
+        )
+        for trial in TRIALS
+    )
+    data = recharged(whole, RATES, WANTED).account if priced else whole
+    write_ledger(path, data, facts, T0_S + HOURS * HOUR_S)
+
+
+def write_ledger(path: Path, data: ReportData, facts: Iterable[WorkloadFacts], end_s: int) -> None:
+    """The ledger as the daemon would have left it, an hour after the end."""
     entry = Entry(
         postings={
             PostingKey(
                 row.subject, row.meter, row.quarter_s, row.method or Method.COUNTER, "prolog"
             ): row.amount
-            for row in whole.postings
+            for row in data.postings
         },
-        facts=tuple(
-            WorkloadFacts(
-                trial,
-                name=name or "trial",
-                labels=owner,
-                started_ns=T0_S * NS_PER_S,
-                ended_ns=(T0_S + HOURS * HOUR_S) * NS_PER_S,
-                complete=True,
-                gpu_count=2,
-                evidence="prolog",
-                extra={"partition": "h100", "gpu_model": MODEL},
-            )
-            for trial in TRIALS
-        ),
-        charges=charges,
-        rates=rates,
+        facts=tuple(facts),
+        charges={
+            ChargeKey(row.subject, row.quarter_s, row.charge): row.amount for row in data.charges
+        },
+        rates={row.used: Amount(row.energy_uj, 0, row.held_ns) for row in data.rates},
     )
-    end_ns = (T0_S + (HOURS + 1) * HOUR_S) * NS_PER_S
+    models = {meter: model for (_, meter), model in data.models.items()}
     with closing(SqliteStore(path, allow_volatile=True)) as store:
         books, _ = store.load()
-        store.commit(books, Books(models=MODELS), entry, Anchor("boot", 0, end_ns))
+        anchor = Anchor("boot", 0, (end_s + HOUR_S) * NS_PER_S)
+        store.commit(books, Books(models=models), entry, anchor)
