@@ -41,12 +41,6 @@ BEGIN
     RETURN NEW;
 END $$;
 
-CREATE TRIGGER used_open BEFORE INSERT OR UPDATE OR DELETE ON used
-FOR EACH ROW EXECUTE FUNCTION joulebook_open_month();
-
-CREATE TRIGGER billed_open BEFORE INSERT OR UPDATE OR DELETE ON billed
-FOR EACH ROW EXECUTE FUNCTION joulebook_open_month();
-
 CREATE TRIGGER closing_forward BEFORE UPDATE ON closing
 FOR EACH ROW EXECUTE FUNCTION joulebook_forward();
 
@@ -54,12 +48,6 @@ CREATE TRIGGER closing_kept BEFORE DELETE OR TRUNCATE ON closing
 FOR EACH STATEMENT EXECUTE FUNCTION joulebook_never('a closed month stays closed');
 
 CREATE TRIGGER periods_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON periods
-FOR EACH STATEMENT EXECUTE FUNCTION joulebook_never('a closed month stays closed');
-
-CREATE TRIGGER used_kept BEFORE TRUNCATE ON used
-FOR EACH STATEMENT EXECUTE FUNCTION joulebook_never('a closed month stays closed');
-
-CREATE TRIGGER billed_kept BEFORE TRUNCATE ON billed
 FOR EACH STATEMENT EXECUTE FUNCTION joulebook_never('a closed month stays closed');
 
 CREATE TRIGGER transfers_open BEFORE INSERT ON transfers

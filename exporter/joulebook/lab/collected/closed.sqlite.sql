@@ -1,29 +1,5 @@
 -- What is closed stays as it is, and what is on record as a correction too, whoever writes here.
 
-CREATE TRIGGER used_insert BEFORE INSERT ON used
-WHEN NEW.month <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
-CREATE TRIGGER used_update BEFORE UPDATE ON used
-WHEN min(NEW.month, OLD.month) <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
-CREATE TRIGGER used_delete BEFORE DELETE ON used
-WHEN OLD.month <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
-CREATE TRIGGER billed_insert BEFORE INSERT ON billed
-WHEN NEW.month <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
-CREATE TRIGGER billed_update BEFORE UPDATE ON billed
-WHEN min(NEW.month, OLD.month) <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
-CREATE TRIGGER billed_delete BEFORE DELETE ON billed
-WHEN OLD.month <= (SELECT closed_to FROM closing)
-BEGIN SELECT RAISE(ABORT, 'the month is closed'); END;
-
 CREATE TRIGGER closing_update BEFORE UPDATE ON closing
 WHEN NEW.closed_to < OLD.closed_to
 BEGIN SELECT RAISE(ABORT, 'a closed month stays closed'); END;

@@ -47,25 +47,29 @@ def months(database: Database) -> list[int]:
     return [int(month) for (month,) in found]
 
 
-def late(database: Database, ledger: int, page: PostingsPage) -> frozenset[int]:
+def late(
+    database: Database, ledger: int, page: PostingsPage, undated: frozenset[int]
+) -> frozenset[int]:
     """Return the quarter hours of the page in months that are days here, and note that they came.
 
     A node that had reported all of a month dates rows anew at most: they add to what is there.
+    `undated` are those that cannot be: they may be of no month at all.
     """
-    gone = {m for (m,) in database.rows("SELECT month FROM compacted WHERE ledger = ?", [ledger])}
-    if not gone:
-        return frozenset()
-    late = frozenset(
-        row.quarter_s
-        for rows in (page.postings, page.charges)
-        for row in rows
-        if month_of(row.quarter_s) in gone
-    )
-    for month in {*map(month_of, late)}:
+    quarters = {row.quarter_s for rows in (page.postings, page.charges) for row in rows} - undated
+    gone = {
+        month
+        for (month,) in one_by_some(
+            database,
+            "SELECT month FROM compacted WHERE ledger = ? AND month IN (*)",
+            [ledger],
+            sorted({*map(month_of, quarters)}),
+        )
+    }
+    for month in gone:
         database.rows(
             "UPDATE compacted SET late = 1 WHERE ledger = ? AND month = ?", [ledger, month]
         )
-    return late
+    return frozenset(quarter_s for quarter_s in quarters if month_of(quarter_s) in gone)
 
 
 def compact(database: Database, now_s: int) -> Iterator[Compacted]:

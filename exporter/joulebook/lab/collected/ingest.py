@@ -97,7 +97,7 @@ def take(
         )  # fmt: skip
         meters = _meters(database, ledger, page)
         workloads = owners.learn(database, ledger, page, closed, now_s)
-        by_day = compact.late(database, ledger, page)
+        by_day = compact.late(database, ledger, page, undated)
         _postings(database, ledger, page, meters, workloads, rollup, undated, by_day)
         if page.next == page.last:
             _refuse_other_past(database, ledger, page)

@@ -54,11 +54,8 @@ class QuarterHours:
                 when = datetime.fromtimestamp(edge_s, UTC).strftime("%Y-%m-%dT%H:%MZ")
                 hourly = hourly or f"{name} {when} is not the begin of a day"
         self._months, self._why = (days if hourly else []), hourly
-        self._gone = {
-            (ledger, month)
-            for ledger, month in database.rows("SELECT ledger, month FROM compacted")
-            if month in self._months
-        }
+        of_months = "SELECT ledger, month FROM compacted WHERE month IN (*)"
+        self._gone = {*one_by_some(database, of_months, [], self._months)}
 
     def postings(self) -> Iterator[Row]:
         """Yield workload, quarter hour, amounts, node, meter, remainder, method and evidence."""

@@ -313,16 +313,20 @@ def create(connection: sa.Connection) -> None:
         *VIEWS,
         "INSERT INTO closing VALUES (1, 0)",
         f"INSERT INTO joulebook_schema VALUES ({int(HEAD)})",  # noqa: S608
-        *closed(connection.dialect.name, "closed"),
-        *closed(connection.dialect.name, "closed_months"),
+        *_statements(f"closed.{connection.dialect.name}"),
+        *kept_closed(connection.dialect.name, "used", "billed", "month_used", "month_billed"),
     ):
         connection.exec_driver_sql(statement)
 
 
-def closed(engine: str, name: str) -> list[str]:
-    """Return the statements of triggers that keep what is closed as it is, whoever writes."""
-    path = Path(__file__).parent / f"{name}.{engine}.sql"
-    return path.read_text("utf-8").split(";\n\n")
+def kept_closed(engine: str, *names: str) -> list[str]:
+    """Return the statements of triggers that keep closed months in those tables as they are."""
+    made = _statements(f"open_month.{engine}")
+    return [statement.replace("{table}", name) for name in names for statement in made]
+
+
+def _statements(name: str) -> list[str]:
+    return (Path(__file__).parent / f"{name}.sql").read_text("utf-8").split(";\n\n")
 
 
 def other_partition(name: str) -> str:

@@ -248,6 +248,21 @@ def test_rows_that_come_late_for_a_compacted_month_add_to_it(url: str) -> None:
     assert compacted(url) == [compact.Compacted(202610, 2, [])]
 
 
+@pytest.mark.parametrize("wrong_s", [0, 900 * 10**12, -900 * 10**12])
+def test_a_clock_that_was_wrong_after_a_month_was_compacted(url: str, wrong_s: int) -> None:
+    nodes = lab(2)
+    collected(url, nodes)
+    compacted(url)
+    since = nodes[0].last
+    nodes[0].burn(wrong_s, 30, "0", Exact(1))
+    with opened(url) as database:
+        taken = ingest.take(database, page_of(nodes[0], since), "n1", DECEMBER_S)
+        assert taken is not None
+        assert taken.undated == {wrong_s}
+        assert database.rows("SELECT max(late) FROM compacted") == [(0,)]
+        assert check.check(database).good
+
+
 def late(node: Node, energy_uj: int) -> PostingsPage:
     """A page with a row of October that the collector has not seen, and nothing else."""
     since, key = node.last, (OCTOBER_S + 20 * DAY_S, node.workloads["0"].id, "")

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Integer, PrimaryKeyConstr
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected.database import refuse_downgrade as downgrade
 from joulebook.lab.collected.months import month_of
-from joulebook.lab.collected.tables import closed
+from joulebook.lab.collected.tables import kept_closed
 
 __all__ = ["downgrade", "upgrade"]
 
@@ -43,7 +43,7 @@ def upgrade() -> None:
         if rows:
             marks = ", ".join([mark] * len(rows[0]))
             run(f"INSERT INTO {name} VALUES ({marks})", rows)  # noqa: S608
-    for statement in closed(op.get_bind().dialect.name, "closed_months"):
+    for statement in kept_closed(op.get_bind().dialect.name, "month_used", "month_billed"):
         run(statement)
 
 
