@@ -268,7 +268,10 @@ def _due(database: Database, now_s: int) -> dict[str, list[str]]:
             waiting.add(run[1])
     seen: dict[str, int] = dict(
         one_by_some(
-            database, "SELECT job, made_s FROM lab_commented WHERE job IN (*)", [], sorted(names)
+            database,
+            "SELECT job, max(made_s) FROM lab_commented WHERE job IN (*) GROUP BY job",
+            [],
+            sorted(names),
         )
     )
     ended = {name: ended_ns // NS_PER_S for name, _, ended_ns, _ in every}
