@@ -5,6 +5,7 @@ anything but the address in its configuration is loaded. Everything else (no ans
 a wrong configuration) is left to the command itself.
 """
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,7 @@ def main() -> int:
             pass
         else:
             return 0
+    gc.disable()  # what is imported stays: `commands.shared.options` enables it again
     from joulebook.cli import main as command_line  # noqa: PLC0415
 
     return command_line()

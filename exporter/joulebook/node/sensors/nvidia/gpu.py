@@ -37,8 +37,11 @@ log = logging.getLogger(__name__)
 
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
-GAUGES_NS = 1500 * NS_PER_MS
-"""Time between reads of memory, clocks, temperature and limit (six calls of eleven), and health."""
+GAUGES_NS = 4500 * NS_PER_MS
+"""Time between reads of memory, clocks, temperature and limit (six calls of eleven), and health.
+
+Nothing is booked by them, and scrapes are 15 s apart or more: every fifth poll, at one a second.
+"""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """A wall clock change of more than this between two polls is a step."""
