@@ -51,7 +51,7 @@ SELECT remainder, account, person, experiment, correction, late_for, {columns}, 
     SELECT owner, 0 AS correction, late_for, {columns}, {plain} FROM {table} WHERE month = ?
     UNION ALL SELECT to_owner, correction, 0, {columns}, {plain} {of_month}
     UNION ALL SELECT from_owner, correction, 0, {columns}, {minus} {of_month}
-) e JOIN owners ON owners.id = owner WHERE (? = '' OR account = ?)
+) e JOIN owners ON owners.id = owner WHERE (? = '' OR account = ?) AND ONLY
 """  # noqa: S608 - words of ours
 
 
@@ -125,24 +125,36 @@ class Period(NamedTuple):
 def bill(database: Database, month: int, account: str = "") -> MonthBill:
     """Return the bill of a month, in one view."""
     with database.transaction(writes=False):
-        return _bill(database, month, account)
+        return read(database, month, account)
 
 
-def _bill(database: Database, month: int, account: str) -> MonthBill:
+def read(
+    database: Database,
+    month: int,
+    account: str = "",
+    only: tuple[str, Sequence[object]] = ("1 = 1", ()),
+) -> MonthBill:
+    """Return the bill of a month, in the caller's transaction.
+
+    `only` is a condition on the columns of owners, and its values: other lines are left out, and
+    corrections that have no other.
+    """
+    where, values = only
     lines: dict[tuple[BilledOwner, int, int], BillLine] = {}
-    chosen = [month, month, month, account, account]
+    chosen = [month, month, month, account, account, *values]
+    used, billed_ = (sql.replace("ONLY", where) for sql in (_USED, _BILLED))
 
     def line(owner: BilledOwner, correction: int, late_for: int) -> BillLine:
         key = (owner, late_for, correction)
         return lines.setdefault(key, BillLine(*key, {}, {}))
 
-    for *who, correction, late_for, component, e, i, h, n in database.rows(_USED, chosen):
+    for *who, correction, late_for, component, e, i, h, n in database.rows(used, chosen):
         more = Amount(e, i, h, n)
         if correction or more != ZERO:
-            used = line(BilledOwner(*who), correction, late_for).used
-            used[component] = used.get(component, ZERO).plus(more)
+            sums = line(BilledOwner(*who), correction, late_for).used
+            sums[component] = sums.get(component, ZERO).plus(more)
     for *who, correction, late_for, item, currency, whole, nano, rest in database.rows(
-        _BILLED, chosen
+        billed_, chosen
     ):
         exact = Exact.of(Exact(whole, nano, rest).atoms)
         if correction or exact != NOTHING:
