@@ -26,7 +26,12 @@ from joulebook.config.lab import (
     collect_conflicts,
     report_conflicts,
 )
-from joulebook.config.lab_server import LabSection, lab_conflicts
+from joulebook.config.lab_server import (
+    LabSection,
+    ServingSection,
+    lab_conflicts,
+    serving_conflicts,
+)
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     DaemonSection,
@@ -95,6 +100,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
     lab: LabSection = LabSection()
+    serving: ServingSection = ServingSection()
     rates: Rates = Rates()
     report: ReportSection = ReportSection()
 
@@ -259,3 +265,4 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from calibration_conflicts(config.calibration)
     yield from collect_conflicts(config.collect)
     yield from lab_conflicts(config.lab)
+    yield from serving_conflicts(config.serving)
