@@ -15,6 +15,7 @@ from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import moment
 from joulebook.config import load
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab import billing
 from joulebook.lab.bill_formats import as_csv, as_json
@@ -157,7 +158,9 @@ def relabel(database: Database, args: Options, screen: Screen) -> int:
         args.cluster,
     )
     what = f"correction {number}" if number else "nothing was billed to it yet"
-    screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}")
+    screen.say(
+        f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}"
+    )
     return 0
 
 
