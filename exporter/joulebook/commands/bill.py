@@ -277,7 +277,9 @@ def relabel(database: Database, args: Options, screen: Screen) -> int:
         args.cluster,
     )
     what = f"correction {number}" if number else "nothing was billed to it yet"
-    screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}")
+    screen.say(
+        f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}"
+    )
     return 0
 
 
