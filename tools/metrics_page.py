@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import CATALOGUE
@@ -56,6 +57,12 @@ _COLLECT = """
 Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.md).
 """
 
+_ADVICE = """
+## Advice, of `joulebook lab`
+
+Served by the lab server beside those of `joulebook collect`; see [advice](advice.md).
+"""
+
 
 def markdown() -> str:
     """Return the text of `docs/metrics.md`."""
@@ -66,6 +73,7 @@ def markdown() -> str:
         f"{_HEAD}\n{_table(CATALOGUE)}"
         f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
+        f"{_ADVICE}\n{_table(ADVICE)}"
     )
 
 

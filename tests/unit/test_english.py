@@ -19,6 +19,7 @@ from msgspec import Struct
 from joulebook import cli
 from joulebook.config import Config
 from joulebook.config.load import keys
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.dcgm import METRICS
@@ -94,7 +95,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 TEXTS = [
-    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *METRICS)),
+    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *ADVICE, *METRICS)),
     *settings(Config, ""),
     *helps(),
     *pages(),

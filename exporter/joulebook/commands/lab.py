@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import click
+import msgspec
 
 from joulebook import log
 from joulebook.commands.bill import main as bill_main
@@ -25,6 +26,8 @@ from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
+from joulebook.lab.advice.advise import KnownToCome
+from joulebook.lab.advice.metrics import AdviceGauges
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
@@ -127,8 +130,13 @@ def serve_lab(config: Config) -> int:
     with opened(config.collect.url, create=True):
         pass
     rates = RatesPages(poller)
-    pages = CollectorPages(collector, rates.families)
-    servers: list[Server] = [LabServer(make_lab(config), pages, rates)]
+    lab = msgspec.structs.replace(
+        make_lab(config), to_come=lambda: KnownToCome(poller.current, config.rates.price.kind)
+    )
+    advice = AdviceGauges(functools.partial(connect, config.collect.url), lab.to_come)
+    threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
+    pages = CollectorPages(collector, lambda: (*rates.families(), *advice.families()))
+    servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
     if config.lab.admin_comment:

@@ -28,6 +28,7 @@ from tests.lab.grafana import (
 )
 
 from joulebook import cli
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.metrics.catalogue import CATALOGUE
 
@@ -58,7 +59,9 @@ UNITS = {
     "celsius", "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
-METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
+METRICS = {
+    metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR, *ADVICE)
+}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {
     *("kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"),

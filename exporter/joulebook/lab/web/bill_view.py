@@ -7,6 +7,14 @@ from typing import NamedTuple
 
 from joulebook.errors import InputError
 from joulebook.lab import billing
+from joulebook.lab.advice.advise import (
+    NOTHING_TO_COME,
+    KnownToCome,
+    MonthAdvice,
+    of_month,
+)
+from joulebook.lab.advice.later import WINDOW_H
+from joulebook.lab.advice.read import Rows
 from joulebook.lab.collected import bills
 from joulebook.lab.collected.bills import MonthBill, MonthSum, Period
 from joulebook.lab.collected.database import Database
@@ -72,6 +80,20 @@ class BillView:
         """Return the same of the whole lab. Raises `InputError` (`forbidden`)."""
         self.refuse_without_totals()
         return bills.by_month(self._database, first, last)
+
+    def advice(
+        self,
+        month: int,
+        now_s: int,
+        account: str = "",
+        to_come: KnownToCome = NOTHING_TO_COME,
+        window_h: int = WINDOW_H,
+    ) -> MonthAdvice:
+        """Return where the viewer's jobs of a month could have saved, in all or one account."""
+        where, values = self._scope.sql("o.person", "o.account")
+        if account:
+            where, values = f"{where} AND o.account = ?", [*values, account]
+        return of_month(self._database, month, now_s, Rows(where, values), to_come, window_h)
 
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""
