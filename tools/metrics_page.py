@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.metric import Metric, Quantum
@@ -57,10 +58,11 @@ _COLLECT = """
 Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.md).
 """
 
-_ADVICE = """
-## Advice, of `joulebook lab`
+_LAB = """
+## Of `joulebook lab`
 
-Served by the lab server beside those of `joulebook collect`; see [advice](advice.md).
+The metrics of `joulebook collect`, those of served models where `serving` is set, and what last
+month's advice would have saved, without `node`; see [serving](serving.md) and [advice](advice.md).
 """
 
 
@@ -73,7 +75,7 @@ def markdown() -> str:
         f"{_HEAD}\n{_table(CATALOGUE)}"
         f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
-        f"{_ADVICE}\n{_table(ADVICE)}"
+        f"{_LAB}\n{_table((*SERVING, *ADVICE))}"
     )
 
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 import click
-import msgspec
 
 from joulebook import log
 from joulebook.commands.bill import main as bill_main
@@ -26,7 +25,6 @@ from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
-from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.advice.metrics import AdviceGauges
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
@@ -34,6 +32,7 @@ from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
@@ -129,13 +128,15 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates = RatesPages(poller)
-    lab = msgspec.structs.replace(
-        make_lab(config), to_come=lambda: KnownToCome(poller.current, config.rates.price.kind)
-    )
-    advice = AdviceGauges(functools.partial(connect, config.collect.url), lab.to_come)
+    rates, lab = RatesPages(poller), make_lab(config, poller)
+    connected = functools.partial(connect, config.collect.url)
+    reader = None
+    if config.serving.reads:
+        reader = ServingReader(config.serving, connected)
+        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
     threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
-    pages = CollectorPages(collector, lambda: (*rates.families(), *advice.families()))
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
     servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))

@@ -30,6 +30,7 @@ from tests.lab.grafana import (
 from joulebook import cli
 from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
 
 BY_UID = dashboards()
@@ -52,6 +53,7 @@ UIDS = {
     "joulebook-health",
     "joulebook-waste",
     "joulebook-compute",
+    "joulebook-serving",
     "joulebook-books",
 }
 UNITS = {
@@ -60,7 +62,8 @@ UNITS = {
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
 METRICS = {
-    metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR, *ADVICE)
+    metric.name: {*metric.labels, "node", "cluster"}
+    for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *ADVICE)
 }
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {
