@@ -201,7 +201,7 @@ class MonthSum(NamedTuple):
     """What a month comes to: energy and time by component, money and CO2e."""
 
     used: dict[str, Amount]
-    billed: Charges
+    billed: dict[Charge, Exact]
 
 
 def by_month(
@@ -252,6 +252,24 @@ def periods(database: Database) -> list[Period]:
     )
     every = sorted({month for (month,) in open_} | closed.keys())
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
+
+
+class PeriodSum(NamedTuple):
+    """A month with what it comes to so far."""
+
+    period: Period
+    total: MonthSum
+
+
+def with_sums(
+    database: Database, only: tuple[str, Sequence[object]] = ("1 = 1", ())
+) -> list[PeriodSum]:
+    """Return all months and what each comes to, of the owners that are asked for."""
+    every = periods(database)
+    if not every:
+        return []
+    sums = by_month(database, every[0].month, every[-1].month, only)
+    return [PeriodSum(each, sums.get(each.month, MonthSum({}, {}))) for each in every]
 
 
 def replayed_meters(database: Database) -> list[tuple[str, str, str]]:

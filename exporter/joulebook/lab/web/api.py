@@ -328,11 +328,7 @@ def _flat(job: JobOut) -> dict[str, str]:
     """Return a job as one row: text that no spreadsheet takes for a formula, and decimals."""
     names = (each.name for each in fields(job) if each.name != "figures")
     row = {name: _cell(getattr(job, name)) for name in names}
-    told = job.figures
-    row |= {"energy_uj": str(told.energy_uj), "idle_uj": str(told.idle_uj)}
-    row |= {"energy_kwh": told.energy_kwh, "gpu_hours": told.gpu_hours}
-    row |= {f"cost_{cell(currency)}": value for currency, value in told.cost.items()}
-    return row | {"co2e_kg": told.co2e_kg or ""}
+    return row | job.figures.cells()
 
 
 def _cell(value: object) -> str:

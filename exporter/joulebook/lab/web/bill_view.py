@@ -8,7 +8,7 @@ from typing import NamedTuple
 from joulebook.errors import InputError
 from joulebook.lab import billing
 from joulebook.lab.collected import bills
-from joulebook.lab.collected.bills import MonthBill, MonthSum, Period
+from joulebook.lab.collected.bills import MonthBill, MonthSum, PeriodSum
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.web.viewer import Viewer
@@ -37,34 +37,31 @@ class BillView:
         self.viewer = viewer
         self._scope = viewer.scope
 
+    @property
+    def _only(self) -> tuple[str, list[object]]:
+        return self._scope.sql("owners.person", "owners.account")
+
     def bill(self, month: int, account: str = "") -> MonthBill:
         """Return the viewer's lines of a month's bill."""
-        return bills.read(
-            self._database, month, account, self._scope.sql("owners.person", "owners.account")
-        )
+        return bills.read(self._database, month, account, self._only)
 
     def whole_bill(self, month: int, account: str = "") -> SeenBill:
         """Return the same with what was measured in part, which takes longer."""
         bill = self.bill(month, account)
         return SeenBill(bill, billing.measured(self._database, bill), self.replayed_nodes())
 
-    def periods(self) -> list[Period]:
-        """Return the months that anything of the viewer's is billed in, the latest first."""
-        every = bills.periods(self._database)
-        if not every:
-            return []
-        there = self.trend(every[0].month, every[-1].month)
-        return [each for each in reversed(every) if each.month in there]
+    def periods(self) -> list[PeriodSum]:
+        """Return the months that anything of the viewer's is billed in."""
+        found = bills.with_sums(self._database, self._only)
+        return [each for each in found if self._scope.everything or each.total != MonthSum({}, {})]
 
     def trend(self, first: int, last: int) -> dict[int, MonthSum]:
         """Return what each month comes to of all that the viewer may see."""
-        return bills.by_month(
-            self._database, first, last, self._scope.sql("owners.person", "owners.account")
-        )
+        return bills.by_month(self._database, first, last, self._only)
 
     def trend_of(self, user: str, first: int, last: int) -> dict[int, MonthSum]:
         """Return the same of one user's, as far as the viewer may see it."""
-        where, values = self._scope.sql("owners.person", "owners.account")
+        where, values = self._only
         only = (f"{where} AND owners.person = ?", [*values, user])
         return bills.by_month(self._database, first, last, only)
 
@@ -72,6 +69,16 @@ class BillView:
         """Return the same of the whole lab. Raises `InputError` (`forbidden`)."""
         self.refuse_without_totals()
         return bills.by_month(self._database, first, last)
+
+    def has_account(self, account: str) -> bool:
+        """Return whether anything of the viewer's was ever booked to an account."""
+        where, values = self._only
+        return bool(
+            self._database.rows(
+                f"SELECT 1 FROM owners WHERE account = ? AND {where} LIMIT 1",  # noqa: S608
+                [account, *values],
+            )
+        )
 
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""
