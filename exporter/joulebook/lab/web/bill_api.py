@@ -14,8 +14,9 @@ from joulebook.lab.collected import months
 from joulebook.lab.figures import Figures, figures
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web import wire
-from joulebook.lab.web.api import MONTH, Known, Month, Name, TheLab, csv_response
+from joulebook.lab.web.api import MONTH, Known, Month, Name, TheLab
 from joulebook.lab.web.forms import Form, described, refuse_further
+from joulebook.lab.web.lists import After, Limit, listed
 
 router = APIRouter(prefix="/api/v1")
 
@@ -69,8 +70,12 @@ class Corrected:
 
 @router.get("/bills", response_model=list[PeriodOut])
 def list_bills(
-    lab: TheLab, viewer: Known, format: Literal["json", "csv", "msgpack"] = "json"
-) -> list[PeriodOut] | Response:
+    lab: TheLab,
+    viewer: Known,
+    limit: Limit = 100,
+    after: After = "",
+    format: Literal["json", "csv", "msgpack"] = "json",
+) -> Response:
     """List the months with bills, the latest first."""
     with lab.view(viewer) as view:
         found = view.periods()
@@ -85,14 +90,7 @@ def list_bills(
         )
         for each, total in reversed(found)
     ]
-    if format == "json":
-        return made
-    rows = [
-        {"month": each.month, "closed_utc_s": str(each.closed_utc_s or ""),
-         "closed_by": each.closed_by, **each.figures.cells()}
-        for each in made
-    ]  # fmt: skip
-    return csv_response(rows)
+    return listed(made, limit, after, format, "month")
 
 
 @router.get("/bills/{month}")

@@ -55,15 +55,15 @@ class BillView:
         found = bills.with_sums(self._database, self._only)
         return [each for each in found if self._scope.everything or each.total != MonthSum({}, {})]
 
-    def trend(self, first: int, last: int) -> dict[int, MonthSum]:
-        """Return what each month comes to of all that the viewer may see."""
-        return bills.by_month(self._database, first, last, self._only)
-
-    def trend_of(self, user: str, first: int, last: int) -> dict[int, MonthSum]:
-        """Return the same of one user's, as far as the viewer may see it."""
+    def trend(
+        self, first: int, last: int, user: str = "", account: str = ""
+    ) -> dict[int, MonthSum]:
+        """Return what each month comes to of all that the viewer may see, or of some of it."""
         where, values = self._only
-        only = (f"{where} AND owners.person = ?", [*values, user])
-        return bills.by_month(self._database, first, last, only)
+        for column, name in (("person", user), ("account", account)):
+            if name:
+                where, values = f"{where} AND owners.{column} = ?", [*values, name]
+        return bills.by_month(self._database, first, last, (where, values))
 
     def trend_of_lab(self, first: int, last: int) -> dict[int, MonthSum]:
         """Return the same of the whole lab. Raises `InputError` (`forbidden`)."""
@@ -92,3 +92,8 @@ class BillView:
         """Raise `InputError` (`forbidden`) if the lab's totals are not open to the viewer."""
         if not self.viewer.sees_totals:
             raise InputError("the lab's totals are for administrators", reason="forbidden")
+
+    def collected_to_s(self) -> int:
+        """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
+        ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")
+        return int(latest)

@@ -21,7 +21,6 @@ from joulebook.lab.web import present
 from joulebook.lab.web.api import (
     LEVELS,
     MONTH,
-    MOST,
     Anybody,
     Known,
     Name,
@@ -31,6 +30,7 @@ from joulebook.lab.web.api import (
 )
 from joulebook.lab.web.grants import SESSION_S, GrantKind, Grants
 from joulebook.lab.web.identity import COOKIE
+from joulebook.lab.web.lists import MOST
 from joulebook.lab.web.view import JobFilter, JobLine, LabView, OwnerUsage, of_job
 from joulebook.lab.web.viewer import Viewer
 
