@@ -93,6 +93,17 @@ class BillView:
         if not self.viewer.sees_totals:
             raise InputError("the lab's totals are for administrators", reason="forbidden")
 
+    def months(self) -> list[Period]:
+        """Return the months in which the viewer has anything, the latest first."""
+        where, values = self._only
+        mine = self._database.rows(
+            "SELECT DISTINCT month FROM used_entries JOIN owners ON owners.id = owner"  # noqa: S608
+            f" WHERE {where}",
+            values,
+        )
+        there = {month for (month,) in mine}
+        return [each for each in reversed(bills.periods(self._database)) if each.month in there]
+
     def collected_to_s(self) -> int:
         """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
         ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")

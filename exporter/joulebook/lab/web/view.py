@@ -123,62 +123,6 @@ def of_job(job: str, cluster: str) -> Selection:
 class LabView(BillView):
     """What one viewer sees of one open database."""
 
-    def usage(self) -> OwnerUsage:
-        """Return what it used, as of nobody in particular."""
-        return OwnerUsage(BilledOwner(), by_component=self.by_component, charges=self.charges)
-
-    @classmethod
-    def of(cls, run: WorkloadTotals) -> JobLine:
-        """Return the line of a run whose rows were read."""
-        of_meters = ((meter.component.value, each) for meter, each in run.by_meter.items())
-        return cls(run.workload, by_component=summed(of_meters, {}), charges=run.bill)
-
-
-class JobFilter(msgspec.Struct, frozen=True):
-    """Which jobs are asked for; an empty name selects all. Days are UTC, `until_s` excluded."""
-
-    since_s: int
-    until_s: int
-    user: str = ""
-    account: str = ""
-    experiment: str = ""
-
-
-class NodeLine(NamedTuple):
-    """The collection of one ledger: how far it is booked, and how many changes are missing."""
-
-    cluster: str
-    node: str
-    booked_to_s: int
-    seen_s: int
-    missing: int
-    target: str
-
-
-def of_experiment(name: str, account: str) -> Selection:
-    """Return the runs of an experiment, in all accounts or in one."""
-    return Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
-
-
-def of_job(job: str, cluster: str) -> Selection:
-    """Return the runs of a job, in all clusters or in one."""
-    return Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
-
-
-class LabView(BillView):
-    """What one viewer sees of one open database."""
-
-    def months(self) -> list[bills.Period]:
-        """Return the months in which the viewer has anything, the latest first."""
-        where, values = self._scope.sql("person", "account")
-        mine = self._database.rows(
-            "SELECT DISTINCT month FROM used_entries JOIN owners ON owners.id = owner"  # noqa: S608
-            f" WHERE {where}",
-            values,
-        )
-        there = {month for (month,) in mine}
-        return [each for each in reversed(bills.periods(self._database)) if each.month in there]
-
     def usage(self, month: int, by: Sequence[str] = OWNER) -> list[OwnerUsage]:
         """Return what a month holds for the viewer, grouped by fields of the owner."""
         return self._usage(month, by, *self._scope.sql("person", "account"))
