@@ -8,7 +8,7 @@ from typing import NamedTuple
 from joulebook.errors import InputError
 from joulebook.lab import billing
 from joulebook.lab.collected import bills
-from joulebook.lab.collected.bills import MonthBill, MonthSum, PeriodSum
+from joulebook.lab.collected.bills import MonthBill, MonthSum, Period, PeriodSum
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.web.viewer import Viewer
@@ -95,14 +95,7 @@ class BillView:
 
     def months(self) -> list[Period]:
         """Return the months in which the viewer has anything, the latest first."""
-        where, values = self._only
-        mine = self._database.rows(
-            "SELECT DISTINCT month FROM used_entries JOIN owners ON owners.id = owner"  # noqa: S608
-            f" WHERE {where}",
-            values,
-        )
-        there = {month for (month,) in mine}
-        return [each for each in reversed(bills.periods(self._database)) if each.month in there]
+        return [each.period for each in reversed(self.periods())]
 
     def collected_to_s(self) -> int:
         """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""

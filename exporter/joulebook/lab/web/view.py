@@ -23,7 +23,7 @@ from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError, JoulebookError
-from joulebook.lab.collected import bills, compact, months, report_query
+from joulebook.lab.collected import compact, months, report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
