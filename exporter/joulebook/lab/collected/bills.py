@@ -19,7 +19,7 @@ from joulebook.lab.collected import months
 from joulebook.lab.collected.database import Database, Row
 from joulebook.lab.collected.months import after, begin_s, month_of
 from joulebook.lab.collected.rollup import closed_to
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.units import NS_PER_S
 
 _HALF = 1_000_000_000
@@ -195,13 +195,6 @@ SELECT month, {columns}, {sums} FROM (
     UNION ALL SELECT month, from_owner, {columns}, {minus} {moved}
 ) e JOIN owners ON owners.id = owner WHERE {where} GROUP BY month, {columns}
 """
-
-
-class MonthSum(NamedTuple):
-    """What a month comes to: energy and time by component, money and CO2e."""
-
-    used: dict[str, Amount]
-    billed: dict[Charge, Exact]
 
 
 def by_month(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.errors import InputError
+from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import months
 from joulebook.lab.figures import Figures, figures
 from joulebook.lab.report import statement
@@ -37,7 +37,8 @@ MONTH = rf"{_YEAR}-(0[1-9]|1[0-2])"
 """A month that has seconds of UTC."""
 
 Month = Annotated[str, Path(pattern=rf"^{MONTH}$", description="As in 2026-11.")]
-Day = Annotated[str, Query(pattern=rf"^{_YEAR}-\d\d-\d\d$", description="As in 2026-11-30, UTC.")]
+DAY = rf"{_YEAR}-\d\d-\d\d"
+Day = Annotated[str, Query(pattern=rf"^{DAY}$", description="As in 2026-11-30, UTC.")]
 Name = Annotated[str, Query(max_length=256)]
 
 router = APIRouter(prefix="/api/v1")
@@ -260,7 +261,11 @@ def write_statement(
     made = statement_of(lab, data)
     media = dict.fromkeys(("json", "boamps", "cyclonedx", "spdx"), "application/json")
     media |= {"csv": "text/csv", "html": "text/html"}
-    return Response(renderer(format, length)(made), media_type=media.get(format, "text/plain"))
+    try:
+        text = renderer(format, length)(made)
+    except ConfigError as error:
+        raise InputError(str(error), reason="lacking") from None
+    return Response(text, media_type=media.get(format, "text/plain"))
 
 
 @router.get("/nodes", response_model=list[NodeOut])

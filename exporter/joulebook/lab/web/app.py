@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, bill_api, login, pages
+from joulebook.lab.web import api, bill_api, bill_pages, html, login, pages
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -79,6 +79,7 @@ def make_app(lab: Lab) -> FastAPI:
     app.include_router(api.router)
     app.include_router(bill_api.router)
     app.include_router(login.router)
+    app.include_router(bill_pages.router)
     app.include_router(pages.router)
     throttle = Throttle()
 
@@ -129,4 +130,4 @@ def _answer(
     text = one_line(message, 300)
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": text}, status, headers)
-    return pages.message(request, status, text, headers)
+    return html.message(request, status, text, headers)

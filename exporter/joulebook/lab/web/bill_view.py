@@ -8,9 +8,9 @@ from typing import NamedTuple
 from joulebook.errors import InputError
 from joulebook.lab import billing
 from joulebook.lab.collected import bills
-from joulebook.lab.collected.bills import MonthBill, MonthSum, Period, PeriodSum
+from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.lab.web.viewer import Viewer
 
 

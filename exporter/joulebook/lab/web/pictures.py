@@ -12,7 +12,7 @@ from joulebook.core import units_text
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.runs import WorkloadTotals
 from joulebook.lab.collected import months
-from joulebook.lab.collected.bills import MonthSum
+from joulebook.lab.collected.schema import MonthSum
 from joulebook.lab.figures import added
 
 WIDTH, HEIGHT = 300, 60
