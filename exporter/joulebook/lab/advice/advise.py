@@ -171,15 +171,21 @@ def answer(advice: MonthAdvice, by: SortBy) -> MonthAdviceOut:
         months.shown(advice.month),
         [
             AdviceOut(
-                line.kind.value, TITLES[line.kind], line.cluster, line.labels.account,
-                line.labels.user, line.labels.experiment, None if line.saving is None else _saving(line.saving),
-                line.evidence, line.next_step,
+                line.kind.value,
+                TITLES[line.kind],
+                line.cluster,
+                line.labels.account,
+                line.labels.user,
+                line.labels.experiment,
+                None if line.saving is None else _saving(line.saving),
+                line.evidence,
+                line.next_step,
                 [AdviceJobOut(job.shown, _saving(job.saving)) for job in line.jobs],
             )
             for line in ranked(advice.lines, by)
         ],
         list(advice.missing),
-    )  # fmt: skip
+    )
 
 
 def _saving(saving: Saving) -> SavingOut:

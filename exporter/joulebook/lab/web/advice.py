@@ -11,7 +11,8 @@ from joulebook.lab.advice.model import TITLES
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.web.api import MONTH, Known, Month, Name, TheLab
-from joulebook.lab.web.pages import MOST_ROWS, page
+from joulebook.lab.web.html import page
+from joulebook.lab.web.pages import MOST_ROWS
 
 router = APIRouter()
 

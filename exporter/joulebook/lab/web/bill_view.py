@@ -12,9 +12,9 @@ from joulebook.lab.advice.advise import NOTHING_TO_COME, KnownToCome, MonthAdvic
 from joulebook.lab.advice.later import WINDOW_H
 from joulebook.lab.advice.read import Rows
 from joulebook.lab.collected import bills, months, served
-from joulebook.lab.collected.bills import MonthBill, MonthSum, Period
+from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.lab.web.viewer import Viewer
 
 
@@ -41,36 +41,33 @@ class BillView:
         self.viewer = viewer
         self._scope = viewer.scope
 
+    @property
+    def _only(self) -> tuple[str, list[object]]:
+        return self._scope.sql("owners.person", "owners.account")
+
     def bill(self, month: int, account: str = "") -> MonthBill:
         """Return the viewer's lines of a month's bill."""
-        return bills.read(
-            self._database, month, account, self._scope.sql("owners.person", "owners.account")
-        )
+        return bills.read(self._database, month, account, self._only)
 
     def whole_bill(self, month: int, account: str = "") -> SeenBill:
         """Return the same with what was measured in part, which takes longer."""
         bill = self.bill(month, account)
         return SeenBill(bill, billing.measured(self._database, bill), self.replayed_nodes())
 
-    def periods(self) -> list[Period]:
-        """Return the months that anything of the viewer's is billed in, the latest first."""
-        every = bills.periods(self._database)
-        if not every:
-            return []
-        there = self.trend(every[0].month, every[-1].month)
-        return [each for each in reversed(every) if each.month in there]
+    def periods(self) -> list[PeriodSum]:
+        """Return the months that anything of the viewer's is billed in."""
+        found = bills.with_sums(self._database, self._only)
+        return [each for each in found if self._scope.everything or each.total != MonthSum({}, {})]
 
-    def trend(self, first: int, last: int) -> dict[int, MonthSum]:
-        """Return what each month comes to of all that the viewer may see."""
-        return bills.by_month(
-            self._database, first, last, self._scope.sql("owners.person", "owners.account")
-        )
-
-    def trend_of(self, user: str, first: int, last: int) -> dict[int, MonthSum]:
-        """Return the same of one user's, as far as the viewer may see it."""
-        where, values = self._scope.sql("owners.person", "owners.account")
-        only = (f"{where} AND owners.person = ?", [*values, user])
-        return bills.by_month(self._database, first, last, only)
+    def trend(
+        self, first: int, last: int, user: str = "", account: str = ""
+    ) -> dict[int, MonthSum]:
+        """Return what each month comes to of all that the viewer may see, or of some of it."""
+        where, values = self._only
+        for column, name in (("person", user), ("account", account)):
+            if name:
+                where, values = f"{where} AND owners.{column} = ?", [*values, name]
+        return bills.by_month(self._database, first, last, (where, values))
 
     def trend_of_lab(self, first: int, last: int) -> dict[int, MonthSum]:
         """Return the same of the whole lab. Raises `InputError` (`forbidden`)."""
@@ -96,6 +93,16 @@ class BillView:
         span = (months.begin_s(month), months.begin_s(months.after(month)))
         return served.models(self._database, span, *self._scope.sql("o.person", "o.account"))
 
+    def has_account(self, account: str) -> bool:
+        """Return whether anything of the viewer's was ever booked to an account."""
+        where, values = self._only
+        return bool(
+            self._database.rows(
+                f"SELECT 1 FROM owners WHERE account = ? AND {where} LIMIT 1",  # noqa: S608
+                [account, *values],
+            )
+        )
+
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""
         return bills.behind(self._database, month) if self.viewer.admin else ()
@@ -108,3 +115,12 @@ class BillView:
         """Raise `InputError` (`forbidden`) if the lab's totals are not open to the viewer."""
         if not self.viewer.sees_totals:
             raise InputError("the lab's totals are for administrators", reason="forbidden")
+
+    def months(self) -> list[Period]:
+        """Return the months in which the viewer has anything, the latest first."""
+        return [each.period for each in reversed(self.periods())]
+
+    def collected_to_s(self) -> int:
+        """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
+        ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")
+        return int(latest)

@@ -15,6 +15,7 @@ from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collected.database import Database
 from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
+from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.view import LabView
 from joulebook.lab.web.viewer import Directory, Viewer
@@ -111,3 +112,9 @@ class Lab(msgspec.Struct, frozen=True):
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
             yield LabView(database, viewer)
+
+    @contextlib.contextmanager
+    def changes(self, viewer: Viewer) -> Iterator[LabChanges]:
+        """Yield what a viewer may change. Raises `LedgerError`."""
+        with self.databases.one() as database:
+            yield LabChanges(database, viewer, self.now_s)
