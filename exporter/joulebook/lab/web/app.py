@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, login, pages, serving
+from joulebook.lab.web import advice, api, bill_api, bill_pages, html, login, pages, serving
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -34,7 +34,7 @@ _HEADERS = {
 STATUS = {
     "unknown": 401, "credential": 401, "nonce": 401, "server": 401, "account": 401,
     "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "ambiguous": 400,
-    "too_many": 400, "busy": 429, "munge": 503,
+    "too_many": 400, "behind": 409, "closed": 409, "too_large": 413, "busy": 429, "munge": 503,
 }  # fmt: skip
 """The HTTP status of an `InputError`, by its reason."""
 
@@ -77,8 +77,11 @@ def make_app(lab: Lab) -> FastAPI:
     )
     app.state.lab = lab
     app.include_router(api.router)
+    app.include_router(bill_api.router)
     app.include_router(login.router)
+    app.include_router(bill_pages.router)
     app.include_router(pages.router)
+    app.include_router(advice.router)
     app.include_router(serving.router)
     throttle = Throttle()
 
@@ -129,4 +132,4 @@ def _answer(
     text = one_line(message, 300)
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": text}, status, headers)
-    return pages.message(request, status, text, headers)
+    return html.message(request, status, text, headers)
