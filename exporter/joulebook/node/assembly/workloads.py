@@ -51,6 +51,8 @@ def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
         gres_conf=_path(slurm.gres_conf),
         gpu_ids=slurm.gpu_ids,
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+        # This machine's cards are not those of a trace.
+        slurmd="" if config.sensors.replay.enabled else None,
         proc=Path(config.host.proc),
     )
     return SlurmWorkloads(clock, site)
