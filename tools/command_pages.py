@@ -78,7 +78,7 @@ def markdown() -> str:
     for heading, listed in cli.GROUPS.items():
         lines += ["", f"## {heading.capitalize()}"]
         for each in _entries(listed):
-            lines += ["", f"### {each.name}", "", f"    {each.usage}", "", each.text]
+            lines += ["", f"### {each.name}", "", "```text", each.usage, "```", "", each.text]
             for title, records in each.options.items():
                 lines += ["", f"| {title} | |", "| --- | --- |"]
                 lines += [f"| `{_cell(name)}` | {_cell(_marked(said))} |" for name, said in records]

@@ -190,7 +190,8 @@ def test_every_link_of_its_pages_leads_to_a_file_of_it(package_tree: Path) -> No
 def test_shells_complete_and_man_knows_it(node: Path) -> None:
     script = (
         "source /usr/share/bash-completion/completions/joulebook\n"
-        "COMP_WORDS=(joulebook rep) COMP_CWORD=1; _joulebook_completion joulebook; echo ${COMPREPLY[@]}"
+        "COMP_WORDS=(joulebook repo) COMP_CWORD=1; _joulebook_completion joulebook\n"
+        "echo ${COMPREPLY[@]}"
     )
     assert inside(node, "bash", "-c", script).split() == ["report"]
     assert "joulebook report" in (node / "usr/share/man/man1/joulebook.1").read_text()

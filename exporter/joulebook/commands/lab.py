@@ -11,25 +11,29 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import click
 
 from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
-from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
+from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
 from joulebook.lab.collect.collector import Collector
-from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
+from joulebook.lab.rates_service import RatesPages
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
+from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -94,22 +98,23 @@ def _once(collector: Collector) -> bool:
 
 
 def _serve(config: Config, collector: Collector) -> int:
-    stop = stop_asked()
-    web_config = Path(config.server.web_config) if config.server.web_config else None
-    server = CollectorServer(
-        config.collect.listen, CollectorPages(collector), web_config, hosts=config.server.hosts
-    )
-    server.start()
-    logger.info("collecting; /metrics on port %d", server.port)
-    try:
+    return _run(collector, stop_asked(), [CollectorServer(config, CollectorPages(collector))])
+
+
+def _run(collector: Collector, stop: threading.Event, servers: Sequence[Server]) -> int:
+    """Collect and serve until told to stop."""
+    with ExitStack() as started:
+        for server in servers:
+            server.start()
+            started.callback(server.stop)
+        ports = " and ".join(str(server.port) for server in servers)
+        logger.info("collecting; serving on port %s", ports)
         collector.run(stop)
-    finally:
-        server.stop()
     return 0
 
 
 def serve_lab(config: Config) -> int:
-    """Collect, and serve pages and API, until told to stop."""
+    """Collect, serve pages, API and rates, until told to stop."""
     try:
         from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
     except ImportError as error:
@@ -118,30 +123,31 @@ def serve_lab(config: Config) -> int:
         ) from None
     log.setup(config.log.level, config.log.format)
     collector, stop = make_collector(config.collect), stop_asked()
+    poller = make_poller(config, os.environ)
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    lab = make_lab(config)
-    server = LabServer(lab, CollectorPages(collector))
-    server.start()
+    rates, lab = RatesPages(poller), make_lab(config)
+    reader = None
+    if config.serving.reads:
+        reader = ServingReader(config.serving, functools.partial(connect, config.collect.url))
+        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    served = lab.serving(reader)
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served()))
+    servers: list[Server] = [LabServer(lab, pages, rates)]
+    if config.collect.listen:
+        servers.append(CollectorServer(config, pages))
     if config.lab.admin_comment:
         writer = CommentWriter(functools.partial(connect, config.collect.url))
         every_s = config.collect.every_s
         threading.Thread(
             target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
         ).start()
-    logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
+    poller.start()
     try:
-        collector.run(stop)
+        return _run(collector, stop, servers)
     finally:
-        server.stop()
-    return 0
-
-
-class CollectorServer(Server):
-    """The daemon's HTTP server, which here exposes addresses of nodes."""
-
-    reveals = "addresses of nodes"
+        poller.stop()
 
 
 def _show(found: Checked, screen: Screen) -> None:

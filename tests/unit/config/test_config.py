@@ -199,7 +199,7 @@ DEFAULTS = {
         "timeout_s": 10.0,
         "parallel": 16,
         "refresh_s": 30.0,
-        "listen": "127.0.0.1:9818",
+        "listen": "",
     },
     "lab": {
         "url": "",
@@ -214,6 +214,17 @@ DEFAULTS = {
         "proxy_user": "",
         "proxy_header": "X-Remote-User",
         "admin_comment": False,
+    },
+    "serving": {
+        "kubernetes": False,
+        "kubernetes_selector": "",
+        "targets": {},
+        "prometheus": "",
+        "prometheus_token_file": "",
+        "every_s": 60.0,
+        "timeout_s": 5.0,
+        "models": 20,
+        "cost_limits": {},
     },
     "rates": {
         "currency": "EUR",

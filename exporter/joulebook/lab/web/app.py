@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, login, pages
+from joulebook.lab.web import api, login, pages, serving
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -79,6 +79,7 @@ def make_app(lab: Lab) -> FastAPI:
     app.include_router(api.router)
     app.include_router(login.router)
     app.include_router(pages.router)
+    app.include_router(serving.router)
     throttle = Throttle()
 
     @app.middleware("http")
