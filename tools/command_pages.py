@@ -72,8 +72,8 @@ def markdown() -> str:
         "",
         "# Commands",
         "",
-        "`joulebook COMMAND --help` and the manual page, `joulebook(1)`, have the same. Every",
-        "command takes `--config FILE`.",
+        "`--help` of a command and the manual page, `joulebook(1)`, have the same. Every command",
+        "takes `--config FILE`.",
     ]
     for heading, listed in cli.GROUPS.items():
         lines += ["", f"## {heading.capitalize()}"]

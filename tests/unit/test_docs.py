@@ -92,10 +92,10 @@ def test_commands_are_those_that_there_are(page: Path) -> None:
 
 
 def known(words: list[str]) -> bool:
-    """Whether the command line takes it; a page may name a command without its operands."""
+    """Whether the command line takes it; a page may name it without operands and values."""
     try:
         parsed(*words)
-    except click.MissingParameter:
+    except (click.MissingParameter, click.BadOptionUsage):
         return True
     except click.ClickException:
         return False
