@@ -30,7 +30,7 @@ run: ## run the daemon and a lab server; without an NVIDIA card, on a recorded t
 	@mkdir -p .build/demo .build/run
 	@exec $(if $(ARGS),$(BIN)/joulebook run,tools/run) $(RUN_FLAGS) $(ARGS)
 
-test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
+test: bootstrap lint generated site promtool unit real ## all that CI runs; installs what it needs (Debian, root)
 
 bootstrap:
 	$(call heading,packages and virtual environment)
@@ -60,6 +60,10 @@ format: dev ## rewrite the sources as ruff would have them
 generated: dev
 	$(call heading,generated files)
 	@$(BIN)/python tools/generate.py --check
+
+site: dev ## build the documentation as a site in .build/site; a dead link is an error
+	$(call heading,documentation)
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -d .build/doctrees docs .build/site
 
 promtool:
 	$(call heading,promtool)
@@ -98,7 +102,7 @@ nightly: bootstrap ## what takes hours, and what needs other registries (SCALE=5
 		$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/unit/oracle; \
 	done
 
-docs: dev ## write docs/metrics.md, the dashboards and their rules anew
+docs: dev ## write the generated pages, the manual page, dashboards and rules anew
 	@$(BIN)/python tools/generate.py
 
 pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and what the tests need)
@@ -116,6 +120,9 @@ gpu: dev ## what only a real NVIDIA GPU can show (ARGS="--load COMMAND --trace F
 deb: dev ## the Debian package for the release this runs on, in .build/packages
 	@packaging/deb
 
+wheelhouse: dev ## wheels of joulebook and all that it needs, in .build/wheelhouse, for a place without network
+	@packaging/wheelhouse $(ARGS)
+
 image: ## the container image, with docker, podman or buildah (ARGS="TAG")
 	@packaging/image $(ARGS)
 
@@ -127,4 +134,4 @@ clean: ## remove all that make made, .venv included
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help run test gpu bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
-	pictures bench deb image lock clean
+	pictures bench deb image lock clean site wheelhouse

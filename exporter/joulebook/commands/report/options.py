@@ -70,6 +70,18 @@ def places(heading: str) -> Callable[[F], F]:
     )
 
 
+def past() -> Callable[[F], F]:
+    """Add the option of a site's first day."""
+    return option(
+        "--past",
+        heading="Before Joulebook",
+        metavar="URL",
+        help="List what a Prometheus has of dcgm-exporter, nvidia_gpu_exporter or Kepler (needs "
+        "--since): energy, cost and CO2e by node and month, by pod, and by SLURM job that held all "
+        "GPUs of its nodes. Rates are those of --rates, or this configuration.",
+    )
+
+
 def from_where() -> Callable[[F], F]:
     """Add the options that choose a data source, and how to connect to it."""
     heading = "Data source (default: this node's ledger)"
