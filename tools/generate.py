@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 GENERATED = {
     "docs/metrics.md": "tools.metrics_page:markdown",
+    "docs/openapi.json": "joulebook.lab.web.app:openapi",
     "docs/schema/report.schema.json": "joulebook.lab.report.formats.json:schema",
     "docs/images/leaderboard.svg": "joulebook.lab.leaderboard.demo:picture",
 }
