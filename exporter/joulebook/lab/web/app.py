@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
@@ -20,6 +23,8 @@ from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
+
+_STATIC = Path(__file__).parent / "static"
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -66,23 +71,15 @@ class Throttle:
         return allowed
 
 
+def openapi() -> str:
+    """Return the description of the REST API, which docs/openapi.json holds."""
+    return json.dumps(_site().openapi(), indent=2) + "\n"
+
+
 def make_app(lab: Lab) -> FastAPI:
     """Return the application of a lab server."""
-    app = FastAPI(
-        title="Joulebook lab server",
-        version=__version__,
-        openapi_url="/api/v1/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = _site()
     app.state.lab = lab
-    app.include_router(api.router)
-    app.include_router(bill_api.router)
-    app.include_router(login.router)
-    app.include_router(bill_pages.router)
-    app.include_router(pages.router)
-    app.include_router(advice.router)
-    app.include_router(serving.router)
     throttle = Throttle()
 
     @app.middleware("http")
@@ -109,6 +106,26 @@ def make_app(lab: Lab) -> FastAPI:
         where = ".".join(str(part) for part in found["loc"][1:])
         return _answer(request, 422, f"{where}: {found['msg']}")
 
+    return app
+
+
+def _site() -> FastAPI:
+    """Return pages and API, which need a lab to answer."""
+    app = FastAPI(
+        title="Joulebook lab server",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(api.router)
+    app.include_router(bill_api.router)
+    app.include_router(login.router)
+    app.include_router(bill_pages.router)
+    app.include_router(pages.router)
+    app.include_router(advice.router)
+    app.include_router(serving.router)
+    app.mount("/static", StaticFiles(directory=_STATIC))
     return app
 
 
