@@ -450,6 +450,7 @@ def test_without_hooks_the_controller_is_asked(short_tmp_path: Path) -> None:
         ("gpu:v100:1,gpu:a100:2", "aavv"),
         ("gpu:a100:2", "vava"),
         ("gpu:3", "vava"),
+        ("gpu:v100:1,gpu:a100:2,gpu:v100:1", "vava"),
     ],
 )
 def test_gpus_are_counted_as_slurmd_counts_them(
