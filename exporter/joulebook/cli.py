@@ -69,6 +69,7 @@ GROUPS = {
         "lab": Verb("lab:lab", "Serve pages and an API over the collected ledger; collect."),
         "acct": Verb("acct:acct", "Show the energy and cost of your jobs, from the lab server."),
         "collect": Verb("lab:collect", "Collect the ledgers of many nodes into one."),
+        "advise": Verb("advise:advise", "Show where the lab could have saved, with evidence."),
         "bill": Verb("bill:bill", "Show, close or correct the bill of a month."),
         "relabel": Verb("bill:relabel", "Move a workload to another experiment or account."),
     },

@@ -56,7 +56,7 @@ BUDGETS = (("nlp", "llm-pretrain", "kwh", 2500.0), ("vision", "", "EUR", 1600.0)
 
 
 _METRICS = {**BY_NAME, **{metric.name: metric for metric in ADVICE}}
-SAVINGS = (
+SAVINGS: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("advice_energy_joules", ("lab", "nlp", "idle_after_work"), 7.2e7),
     ("advice_energy_joules", ("annex", "vision", "power_limit"), 3.6e8),
     ("advice_cost", ("lab", "nlp", "idle_after_work", "EUR"), 240.5),
@@ -313,8 +313,8 @@ class Lab:
         for account, experiment, unit, amount in BUDGETS:
             yield self._flat("budget", (account, experiment, unit), times, amount)
         yield self._flat("pue_ratio", ("machine room",), times, PUE)
-        for what, labels, value in SAVINGS if self._node == NODES[0] else ():
-            yield self._flat(what, labels, times, value)
+        for what, of, saved in SAVINGS if self._node == NODES[0] else ():
+            yield self._flat(what, of, times, saved)
         for what, label, rate in (
             ("electricity_price_per_kwh", CURRENCIES[cluster_of(self._node)], price),
             ("carbon_intensity_grams_per_kwh", ZONE, grams),

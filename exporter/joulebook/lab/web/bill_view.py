@@ -8,7 +8,14 @@ from typing import NamedTuple
 from joulebook.core.report.serving import ServedModel
 from joulebook.errors import InputError
 from joulebook.lab import billing
-from joulebook.lab.advice.advise import NOTHING_TO_COME, KnownToCome, MonthAdvice, of_month
+from joulebook.lab.advice.advise import (
+    NOTHING_TO_COME,
+    KnownToCome,
+    MonthAdvice,
+    MonthAdviceOut,
+    answer,
+    of_month,
+)
 from joulebook.lab.advice.later import WINDOW_H
 from joulebook.lab.advice.read import Rows
 from joulebook.lab.collected import bills, months, served
@@ -25,12 +32,14 @@ class SeenBill(NamedTuple):
         bill: The lines that are in the viewer's scope, and the corrections that they are of.
         measured: Owners for whose GPU time energy is not known throughout, and for which share.
         replayed: Nodes that played a recorded trace.
+        advice: Where its jobs could have saved.
 
     """
 
     bill: MonthBill
     measured: dict[BilledOwner, float]
     replayed: list[str]
+    advice: MonthAdviceOut
 
 
 class BillView:
@@ -49,10 +58,15 @@ class BillView:
         """Return the viewer's lines of a month's bill."""
         return bills.read(self._database, month, account, self._only)
 
-    def whole_bill(self, month: int, account: str = "") -> SeenBill:
-        """Return the same with what was measured in part, which takes longer."""
+    def whole_bill(self, month: int, now_s: int, account: str = "") -> SeenBill:
+        """Return the same with what was measured in part and advice, which takes longer."""
         bill = self.bill(month, account)
-        return SeenBill(bill, billing.measured(self._database, bill), self.replayed_nodes())
+        return SeenBill(
+            bill,
+            billing.measured(self._database, bill),
+            self.replayed_nodes(),
+            answer(self.advice(month, now_s, account), "money"),
+        )
 
     def periods(self) -> list[PeriodSum]:
         """Return the months that anything of the viewer's is billed in."""

@@ -62,7 +62,7 @@ def test_size_start_and_power_limit(found: MonthAdvice) -> None:
 
 def test_the_greatest_saving_is_first_and_claims_of_nothing_are_last(found: MonthAdvice) -> None:
     for by in ("money", "kwh", "co2e"):
-        lines = ranked(found.lines, by)  # type: ignore[arg-type]
+        lines = ranked(found.lines, by)
         claimed = [each.saving is not None for each in lines]
         assert claimed == sorted(claimed, reverse=True)
     assert found.lines[0].kind is K.GPUS
