@@ -19,7 +19,7 @@ from joulebook.errors import ConfigError, InputError
 from joulebook.lab import billing
 from joulebook.lab.bill_formats import as_csv, as_json
 from joulebook.lab.billing import WantedClose, WantedCorrection
-from joulebook.lab.collected import bills, corrections, months
+from joulebook.lab.collected import bills, corrections, months, served_query
 from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
@@ -71,6 +71,8 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     with database.transaction(writes=False):
         bill = bills.read(database, month, args.account)
         measured = billing.measured(database, bill)
+        span = (months.begin_s(month), months.begin_s(months.after(month)))
+        models = served_query.models(database, span) if args.format == "focus" else []
     if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
         Screen(sys.stderr).say(
             f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
@@ -79,7 +81,7 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.format == "json":
         screen.say(as_json(bill, measured))
     elif args.format == "focus":
-        screen.say(as_focus(bill))
+        screen.say(as_focus(bill, models))
     elif args.format == "csv":
         screen.say(as_csv(bill))
     else:

@@ -14,7 +14,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.serving import CounterReading, Produced
-from joulebook.lab.collected import ingest, served, tokens
+from joulebook.lab.collected import ingest, served, served_query, tokens
 from joulebook.lab.collected.database import Database, connect
 from joulebook.lab.collected.tokens import ServerReading, ServingWorkload
 from joulebook.units import NS_PER_S
@@ -200,7 +200,7 @@ def test_models_and_idle_are_the_card(
         assert atoms == sum(Exact(0, energy, 3).atoms for energy, *_ in parts)
         exposed = totals(database)
         assert joined_uj(database) == sum(
-            each.whole for (*_, item, _), each in exposed.items() if item in served.ENERGY
+            each.whole for (*_, item, _), each in exposed.items() if item in served_query.ENERGY
         )
         assert served.settle(database, NOW_S) == 0  # nothing is joined twice
 

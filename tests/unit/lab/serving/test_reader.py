@@ -122,8 +122,9 @@ def prometheus(
     """A Prometheus that has those series."""
 
     def ask(*_: object, **__: object) -> HttpAnswer:
-        result = [
-            {"metric": {**labels, "__name__": "vllm:generation_tokens_total", "model_name": "m"},
+        own = {"__name__": "vllm:generation_tokens_total", "model_name": "m"}
+        result: list[object] = [
+            {"metric": {**labels, **own},
              "value": [0, str(value[0])]}
             for labels in answer()
         ]  # fmt: skip
