@@ -5,9 +5,8 @@ Only the exact names of known keys are read from the environment: Kubernetes set
 and the like for a Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 """
 
-from __future__ import annotations
-
 import difflib
+import functools
 import ipaddress
 import re
 import socket
@@ -123,7 +122,8 @@ def host_name() -> str:
     return socket.gethostname().partition(".")[0]
 
 
-def env_names() -> dict[str, tuple[str, ...]]:
+@functools.cache
+def env_names() -> Mapping[str, tuple[str, ...]]:
     """Return the environment variables that are read, each with the path of the key it sets."""
     return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}
 

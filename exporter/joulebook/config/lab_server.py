@@ -1,7 +1,5 @@
 """Keys for the lab server: `[lab]` and `[serving]`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
