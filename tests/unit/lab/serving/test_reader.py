@@ -123,7 +123,7 @@ def prometheus(
 
     def ask(*_: object, **__: object) -> HttpAnswer:
         own = {"__name__": "vllm:generation_tokens_total", "model_name": "m"}
-        result = [{"metric": {**own, **each}, "value": [0, str(value[0])]} for each in answer()]
+        result = [{"metric": own | each, "value": [0, str(value[0])]} for each in answer()]
         said = {"status": "success", "data": {"resultType": "vector", "result": result}}
         return HttpAnswer(200, json.dumps(said).encode())
 
