@@ -70,7 +70,8 @@ def close(database: Database, wanted: WantedClose, who: str, now_s: int) -> list
 
     Raises `InputError`.
     """
-    late = [] if wanted.anyway else bills.behind(database, wanted.month)
+    is_over = wanted.month < months.month_of(now_s)
+    late = bills.behind(database, wanted.month) if is_over and not wanted.anyway else []
     if not late:
         bills.close(database, wanted.month, who, now_s)
     return late

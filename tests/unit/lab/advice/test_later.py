@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.lab.advice.jobs import START_S, charges, job
 
@@ -65,7 +67,7 @@ def test_the_intensity_decides_where_the_price_is_always_the_same() -> None:
         {"started_s": START_S + 4 * 3600, "ended_s": START_S + 8 * 3600},  # already the best
     ],
 )
-def test_what_cannot_wait_or_gains_nothing_has_no_line(other: dict[str, object]) -> None:
+def test_what_cannot_wait_or_gains_nothing_has_no_line(other: dict[str, Any]) -> None:
     assert advice(SITE, job(**{"ended_s": START_S + 4 * 3600, **other})) == []
 
 
