@@ -164,7 +164,7 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
     number, month, giver, taker = billing.correct(database, wanted, _who(args), int(time.time()))
     screen.say(
         f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
-        f"{_who(args)}: {args.why}"
+        f"{_who(args)}: {one_line(args.why)}"
     )
     return 0
 
@@ -191,19 +191,21 @@ def _reason(args: Options, kind: str) -> Reason:
 
 def _relabel(database: Database, args: Options, screen: Screen) -> int:
     """Move one workload to another experiment or account."""
-    if args.experiment is None and args.account is None:
+    if not args.experiment and not args.account:
         raise InputError("give --experiment, --account or both", reason="nothing")
     if args.account and not args.anyway:
         billing.refuse_unknown(database, BilledOwner("", args.account), "--account")
     number, old, new = corrections.relabel(
         database,
         args.workload,
-        (args.account, args.experiment),
+        (args.account or None, args.experiment or None),
         _reason(args, "relabel"),
         args.cluster,
     )
     what = f"correction {number}" if number else "nothing was billed to it yet"
-    screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {args.why}")
+    screen.say(
+        f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}"
+    )
     return 0
 
 

@@ -29,6 +29,7 @@ from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
@@ -122,9 +123,14 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates = RatesPages(poller)
-    pages = CollectorPages(collector, rates.families)
-    servers: list[Server] = [LabServer(make_lab(config), pages, rates)]
+    rates, lab = RatesPages(poller), make_lab(config)
+    reader = None
+    if config.serving.reads:
+        reader = ServingReader(config.serving, functools.partial(connect, config.collect.url))
+        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    served = lab.serving(reader)
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served()))
+    servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
     if config.lab.admin_comment:

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, bill_api, bill_pages, html, login, pages
+from joulebook.lab.web import api, bill_api, bill_pages, html, login, pages, serving
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -123,6 +123,7 @@ def _site() -> FastAPI:
     app.include_router(login.router)
     app.include_router(bill_pages.router)
     app.include_router(pages.router)
+    app.include_router(serving.router)
     app.mount("/static", StaticFiles(directory=_STATIC))
     return app
 
