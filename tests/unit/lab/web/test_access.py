@@ -29,6 +29,20 @@ PATHS = (
     "/experiment?name=secret-project",
     "/experiment?name=bert",
     "/nodes",
+    "/me",
+    "/?month=2026-11&until=2026-11&account=vision",
+    "/jobs?since=2026-11-01&account=vision",
+    "/bills",
+    "/bills/2026-11",
+    "/bills/2026-11?account=vision",
+    "/leaderboards",
+    "/api/v1/bills",
+    "/api/v1/bills/2026-11",
+    "/api/v1/bills/2026-11?format=csv",
+    "/api/v1/bills/2026-11?format=msgpack",
+    "/api/v1/rows",
+    "/api/v1/rows?hourly=rates",
+    "/api/v1/leaderboards",
 )
 
 

@@ -70,7 +70,7 @@ def test_a_user_sees_own_results_with_own_energy(client: TestClient, url: str) -
     assert client.post("/api/v1/leaderboards", headers=ada, data=data).status_code == 200
     assert client.post("/api/v1/leaderboards", headers=bob, data=data).json()["id"] == "2"
     found = client.get("/api/v1/leaderboards/1", headers=ada).json()
-    assert [each["result"] for board in found["boards"] for each in board["results"]] == [
+    assert [each["name"] for board in found["boards"] for each in board["results"]] == [
         "bert / 101"
     ]
     # What others uploaded is not there, and what they ran has no energy.
