@@ -13,6 +13,7 @@ import time
 import click
 
 from joulebook.commands.shared import lab_client as at_lab
+from joulebook.commands.shared.advice_text import show_advice
 from joulebook.commands.shared.charge_text import show_bill, show_periods
 from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.lab_client import LabClient, lab_client
@@ -29,8 +30,12 @@ from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed
-from joulebook.lab.web.bill_view import SeenBill
+from joulebook.lab.web.bill_view import BillView, SeenBill
+from joulebook.lab.web.viewer import Viewer
 from joulebook.terminal import Screen
+
+_MOST_ADVICE = 5
+"""Lines of advice below a bill; `joulebook advise` has all."""
 
 
 def main_relabel(args: Options) -> int:
@@ -80,31 +85,32 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         billing.refuse_unknown(database, BilledOwner("", args.account), "--account")
     with database.transaction(writes=False):
-        bill = bills.read(database, month, args.account)
-        seen = SeenBill(
-            bill,
-            billing.measured(database, bill),
-            sorted({node for node, *_ in bills.replayed_meters(database)}),
-        )
+        view = BillView(database, Viewer(admin=True))
+        seen = view.whole_bill(month, int(time.time()), args.account)
     _print(seen, args.format, screen)
     return 0
 
 
 def _print(seen: SeenBill, form: str, screen: Screen) -> None:
-    bill, measured, replayed = seen
+    bill, measured, replayed, advice, served = seen
     if replayed:
         Screen(sys.stderr).say(
             f"Warning: {listed(replayed)}: data from a recorded trace (demo or replay): it was not "
             "measured there, and its jobs may be simulated."
         )
     if form == "json":
-        screen.say(as_json(bill, measured))
+        screen.say(as_json(bill, measured, advice))
     elif form == "focus":
-        screen.say(as_focus(bill))
+        screen.say(as_focus(bill, served))
     elif form == "csv":
         screen.say(as_csv(bill))
     else:
         show_bill(bill, screen, measured)
+        if advice.advice:
+            screen.say()
+            screen.say("Where to save")
+            screen.say()
+            show_advice(advice, screen, _MOST_ADVICE)
 
 
 def _at_lab(client: LabClient, args: Options, screen: Screen) -> int:

@@ -23,6 +23,7 @@ from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
+from joulebook.lab.advice.metrics import AdviceGauges
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
@@ -123,13 +124,15 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates, lab = RatesPages(poller), make_lab(config)
+    rates, lab = RatesPages(poller), make_lab(config, poller)
+    connected = functools.partial(connect, config.collect.url)
     reader = None
     if config.serving.reads:
-        reader = ServingReader(config.serving, functools.partial(connect, config.collect.url))
+        reader = ServingReader(config.serving, connected)
         threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
-    served = lab.serving(reader)
-    pages = CollectorPages(collector, lambda: (*rates.families(), *served()))
+    advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
+    threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
     servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))

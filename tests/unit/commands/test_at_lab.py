@@ -150,3 +150,10 @@ def test_a_correction_at_the_lab_is_the_same_entry(say: Any) -> None:
     out, _, _ = say("root", "bill", "show", "2026-11", "--lab")
     assert "Correction 1 (correction)" in out
     assert "root: moved" in out
+
+
+def test_advice_is_that_of_the_file(say: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_lab, _, status = say("root", "advise", "2026-11", "--json", "--lab")
+    monkeypatch.setenv("JOULEBOOK_COLLECT_URL", url)
+    assert (at_lab, status) == (say("root", "advise", "2026-11", "--json")[0], 0)
+    assert '"missing"' in at_lab

@@ -17,7 +17,17 @@ from starlette.staticfiles import StaticFiles
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, bill_api, bill_pages, html, leaderboards, login, pages, serving
+from joulebook.lab.web import (
+    advice,
+    api,
+    bill_api,
+    bill_pages,
+    html,
+    leaderboards,
+    login,
+    pages,
+    serving,
+)
 from joulebook.lab.web.forms import MOST_BYTES
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
@@ -125,6 +135,7 @@ def _site() -> FastAPI:
     app.include_router(bill_pages.router)
     app.include_router(leaderboards.router)
     app.include_router(pages.router)
+    app.include_router(advice.router)
     app.include_router(serving.router)
     app.mount("/static", StaticFiles(directory=_STATIC))
     return app

@@ -111,10 +111,10 @@ def one_bill(
             )
         if format == "csv":
             return Response(as_csv(view.bill(number, account)) + "\n", media_type="text/csv")
-        seen = view.whole_bill(number, account)
+        seen = view.whole_bill(number, int(lab.now_s()), account)
     if format == "msgpack":
         return _packed(seen)
-    return Response(as_json(seen.bill, seen.measured), media_type="application/json")
+    return Response(as_json(seen.bill, seen.measured, seen.advice), media_type="application/json")
 
 
 @router.post(

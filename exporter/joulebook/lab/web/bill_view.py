@@ -8,7 +8,17 @@ from typing import NamedTuple
 from joulebook.core.report.serving import ServedModel
 from joulebook.errors import InputError
 from joulebook.lab import billing
-from joulebook.lab.collected import bills, months, served
+from joulebook.lab.advice.advise import (
+    NOTHING_TO_COME,
+    KnownToCome,
+    MonthAdvice,
+    MonthAdviceOut,
+    answer,
+    of_month,
+)
+from joulebook.lab.advice.later import WINDOW_H
+from joulebook.lab.advice.read import Rows
+from joulebook.lab.collected import bills, months, served_query
 from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner, MonthSum
@@ -22,12 +32,16 @@ class SeenBill(NamedTuple):
         bill: The lines that are in the viewer's scope, and the corrections that they are of.
         measured: Owners for whose GPU time energy is not known throughout, and for which share.
         replayed: Nodes that played a recorded trace.
+        advice: Where its jobs could have saved.
+        served: Models that its workloads served.
 
     """
 
     bill: MonthBill
     measured: dict[BilledOwner, float]
     replayed: list[str]
+    advice: MonthAdviceOut
+    served: list[ServedModel] = []
 
 
 class BillView:
@@ -46,10 +60,16 @@ class BillView:
         """Return the viewer's lines of a month's bill."""
         return bills.read(self._database, month, account, self._only)
 
-    def whole_bill(self, month: int, account: str = "") -> SeenBill:
-        """Return the same with what was measured in part, which takes longer."""
+    def whole_bill(self, month: int, now_s: int, account: str = "") -> SeenBill:
+        """Return the same with what was measured in part and advice, which takes longer."""
         bill = self.bill(month, account)
-        return SeenBill(bill, billing.measured(self._database, bill), self.replayed_nodes())
+        return SeenBill(
+            bill,
+            billing.measured(self._database, bill),
+            self.replayed_nodes(),
+            answer(self.advice(month, now_s, account), "money"),
+            [each for each in self.serving(month) if account in {"", each.account}],
+        )
 
     def periods(self) -> list[PeriodSum]:
         """Return the months that anything of the viewer's is billed in."""
@@ -71,6 +91,25 @@ class BillView:
         self.refuse_without_totals()
         return bills.by_month(self._database, first, last)
 
+    def advice(
+        self,
+        month: int,
+        now_s: int,
+        account: str = "",
+        to_come: KnownToCome = NOTHING_TO_COME,
+        window_h: int = WINDOW_H,
+    ) -> MonthAdvice:
+        """Return where the viewer's jobs of a month could have saved, in all or one account."""
+        where, values = self._scope.sql("o.person", "o.account")
+        if account:
+            where, values = f"{where} AND o.account = ?", [*values, account]
+        return of_month(self._database, month, now_s, Rows(where, values), to_come, window_h)
+
+    def serving(self, month: int) -> list[ServedModel]:
+        """Return the models that the viewer's workloads served in a month."""
+        span = (months.begin_s(month), months.begin_s(months.after(month)))
+        return served_query.models(self._database, span, *self._scope.sql("o.person", "o.account"))
+
     def has_account(self, account: str) -> bool:
         """Return whether anything of the viewer's was ever booked to an account."""
         where, values = self._only
@@ -80,11 +119,6 @@ class BillView:
                 [account, *values],
             )
         )
-
-    def serving(self, month: int) -> list[ServedModel]:
-        """Return the models that the viewer's workloads served in a month."""
-        span = (months.begin_s(month), months.begin_s(months.after(month)))
-        return served.models(self._database, span, *self._scope.sql("o.person", "o.account"))
 
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""

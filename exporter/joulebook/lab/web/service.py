@@ -11,6 +11,7 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.errors import LedgerError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collected.database import Database
 from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
@@ -72,6 +73,7 @@ class Lab(msgspec.Struct, frozen=True):
         url: Its address as browsers see it.
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
+        to_come: What the feeds know of prices and intensities to come.
 
     """
 
@@ -82,6 +84,7 @@ class Lab(msgspec.Struct, frozen=True):
     url: str
     server_uid: int
     now_s: Callable[[], float] = time.time
+    to_come: Callable[[], KnownToCome] = KnownToCome
 
     @property
     def urls(self) -> frozenset[str]:

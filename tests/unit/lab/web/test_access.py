@@ -43,6 +43,9 @@ PATHS = (
     "/api/v1/rows",
     "/api/v1/rows?hourly=rates",
     "/api/v1/leaderboards",
+    "/advice?month=2026-11",
+    "/api/v1/advice/2026-11",
+    "/api/v1/advice/2026-11?account=vision&sort=co2e",
 )
 
 
