@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter packaging 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
+# One process for each core; more than eight would spend their time on collecting.
+WORKERS := -n logical --maxprocesses=8
 heading = @printf '\n== %s\n' "$(1)"
 
 # Without an NVIDIA card: a recorded trace through the same daemon, its ledger in .build/demo. With
@@ -69,7 +71,7 @@ promtool:
 
 unit: dev ## unit and property tests: no root, no network, no GPU (ARGS="-k name")
 	$(call heading,unit tests)
-	@$(PYTEST) tests/unit $(or $(ARGS),--cov=joulebook --cov-report= --cov-fail-under=90)
+	@$(PYTEST) tests/unit $(or $(ARGS),$(WORKERS) --dist worksteal --cov=joulebook --cov-report= --cov-fail-under=90)
 
 integration: dev ## the daemon's parts on real programs (ARGS="-k name")
 	$(call heading,integration tests)
@@ -79,10 +81,11 @@ e2e: dev ## the whole daemon on real programs (ARGS="-k name")
 	$(call heading,end-to-end tests)
 	@$(PYTEST) tests/e2e $(ARGS)
 
-# One pytest for both, so that programs started once per session serve all of them.
+# One pytest for both, so that programs started once per session serve all of them. A file's tests
+# stay together: they share clusters, images and databases that take long to start.
 real: dev
 	$(call heading,integration and end-to-end tests)
-	@$(PYTEST) $(wildcard tests/integration tests/e2e) --durations=10
+	@$(PYTEST) $(wildcard tests/integration tests/e2e) $(WORKERS) --dist loadfile --durations=10
 
 # At 50 times the examples, laws of 2,000 scenarios try 100,000. All but the pure core runs ten
 # times: only chance shows what goes wrong between threads or processes.

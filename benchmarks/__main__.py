@@ -15,7 +15,7 @@ from benchmarks.machine import describe, pin
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "cost": "CPU and memory of the daemon beside its peers, by size of the node, and by stage",
-    "start": "CPU time of a start, of `joulebook health`, and of `import joulebook`",
+    "start": "CPU time of a start, of `joulebook health`, of `import joulebook`, of a callback",
     "scrape": "latency of /metrics beside the peers",
     "boundary": "from a job's start to the first reading",
     "accuracy": "error of a job's energy, by method",
@@ -24,6 +24,7 @@ NAMES = {
     "host": "what the energy of CPU and memory costs in a tick",
     "pods": "a Kubernetes node with 30 pods churning: memory, and calls to the API server (root)",
     "dashboards": "queries of Lab overview over 30 days, 200 nodes and 20,000 jobs a day",
+    "starts": "what a later start of jobs saves, of what perfect foresight would",
     "collect": "growth and questions of the ledger of 1,000 nodes (sqlite, PostgreSQL)",
 }
 

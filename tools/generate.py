@@ -22,6 +22,7 @@ GENERATED = {
     "docs/commands.md": "tools.command_pages:markdown",
     "docs/configuration.md": "tools.command_pages:configuration",
     "packaging/man/joulebook.1": "tools.command_pages:manual",
+    "docs/openapi.json": "joulebook.lab.web.app:openapi",
     "docs/schema/report.schema.json": "joulebook.lab.report.formats.json:schema",
     "docs/images/leaderboard.svg": "joulebook.lab.leaderboard.demo:picture",
 }

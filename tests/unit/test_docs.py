@@ -16,6 +16,7 @@ from tests.command_line import parsed
 
 from joulebook.config import Config, env_names
 from joulebook.config.load import keys
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR as OF_COLLECT
 from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import BY_NAME
@@ -149,7 +150,7 @@ def rules() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_metrics_are_those_that_there_are(page: Path) -> None:
-    ours = {*BY_NAME, *(metric.name for metric in (*OF_COLLECT, *SERVING)), *rules()}
+    ours = {*BY_NAME, *(metric.name for metric in (*OF_COLLECT, *SERVING, *ADVICE)), *rules()}
     wrong = [
         name
         for name in re.findall(r"\bjoulebook_[a-z0-9_]+[a-z]\b(?!\.|/)", text_of(page))

@@ -7,8 +7,11 @@ from typing import TypeVar
 
 import click
 
-from joulebook.commands.shared.options import FILE, all_of, option
+from joulebook.commands.shared.options import AT_LAB, FILE, all_of, option
 from joulebook.lab.report.formats import FORMATS, LENGTHS
+
+PARQUET = "parquet"
+"""The format that is no text, and so needs a file."""
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -31,6 +34,13 @@ def ledgers(heading: str = "Data source (default: this node's ledger)") -> Calla
             flag_value="",
             help="Collected ledger of many nodes: sqlite:///... or postgresql://... Without URL: "
             "collect.url, which is also the default if this node has no ledger.",
+        ),
+        option(
+            "--lab",
+            heading=heading,
+            **AT_LAB,
+            help="Lab server: what you may see there, without a right on any file. Without URL: "
+            "lab.url, which is also the default if there is no ledger here that you may read.",
         ),
     )
 
@@ -154,10 +164,10 @@ def statement() -> Callable[[F], F]:
         option(
             "--format",
             heading=heading,
-            type=click.Choice(FORMATS),
-            help="Output format: text (default), markdown, latex, json (see docs/schema), csv "
-            "(one line per run), html (one self-contained page); and the forms hf (model card "
-            "metadata), boamps, eu-gpai (Model Documentation Form), cyclonedx, spdx, sci.",
+            type=click.Choice((*FORMATS, PARQUET)),
+            help="Output format: text (default), markdown, latex, json (see docs/schema), csv and "
+            "parquet (one line per run), html (one self-contained page); and the forms hf (model "
+            "card metadata), boamps, eu-gpai (Model Documentation Form), cyclonedx, spdx, sci.",
         ),
         option(
             "--length",

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
 from joulebook.lab.rates_service import RatesApp, RatesPages
@@ -27,6 +27,7 @@ from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
+from joulebook.rates.poller import Poller
 from joulebook.server.auth import HostNames
 from joulebook.server.connections import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
@@ -35,13 +36,12 @@ from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
 
-_STATIC = Path(__file__).parent / "static"
 _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
 
-def make_lab(config: Config) -> Lab:
-    """Return the lab server's parts, from its configuration."""
+def make_lab(config: Config, poller: Poller) -> Lab:
+    """Return the lab server's parts, from its configuration and its rates."""
     settings, uid = config.lab, os.geteuid()
     try:
         own = pwd.getpwuid(uid).pw_name
@@ -59,6 +59,7 @@ def make_lab(config: Config) -> Lab:
         Proxy(settings.proxy_user, settings.proxy_header),
         (settings.public_url or f"http://{settings.listen}").rstrip("/"),
         uid,
+        to_come=lambda: KnownToCome(poller.current, config.rates.price.kind),
     )
 
 
@@ -126,7 +127,6 @@ class _LabApp(RatesApp):
             body, media_type = pages.metrics(request.headers.get("accept", ""))
             return Response(body, headers={"Content-Type": media_type})
 
-        app.mount("/static", StaticFiles(directory=_STATIC))
         self._site: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,9 +11,11 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.errors import LedgerError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collected.database import Database
 from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
+from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.view import LabView
 from joulebook.lab.web.viewer import Directory, Viewer
@@ -71,6 +73,7 @@ class Lab(msgspec.Struct, frozen=True):
         url: Its address as browsers see it.
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
+        to_come: What the feeds know of prices and intensities to come.
 
     """
 
@@ -81,6 +84,7 @@ class Lab(msgspec.Struct, frozen=True):
     url: str
     server_uid: int
     now_s: Callable[[], float] = time.time
+    to_come: Callable[[], KnownToCome] = KnownToCome
 
     @property
     def urls(self) -> frozenset[str]:
@@ -108,3 +112,9 @@ class Lab(msgspec.Struct, frozen=True):
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
             yield LabView(database, viewer)
+
+    @contextlib.contextmanager
+    def changes(self, viewer: Viewer) -> Iterator[LabChanges]:
+        """Yield what a viewer may change. Raises `LedgerError`."""
+        with self.databases.one() as database:
+            yield LabChanges(database, viewer, self.now_s)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
@@ -62,6 +63,13 @@ def filled(folder: Path, *nodes: Node, url: str = "") -> str:
 @contextlib.contextmanager
 def served(url: str, **lab: object) -> Iterator[TestClient]:
     """The lab server on a ledger, asked by a client of nobody in particular."""
+    with application(url, **lab) as app:
+        yield TestClient(app, base_url="http://testserver")
+
+
+@contextlib.contextmanager
+def application(url: str, **lab: object) -> Iterator[FastAPI]:
+    """The application of a lab server on a ledger."""
     settings = LabSection(**lab)  # type: ignore[arg-type]
     config = Config(collect=Collect(url=url), lab=settings)
     made = Lab(
@@ -78,7 +86,7 @@ def served(url: str, **lab: object) -> Iterator[TestClient]:
         lambda: NOW_S,
     )
     try:
-        yield TestClient(make_app(made), base_url="http://testserver")
+        yield make_app(made)
     finally:
         made.databases.close()
 
