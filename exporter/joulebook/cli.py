@@ -87,6 +87,8 @@ COMMANDS = {name: entry for listed in GROUPS.values() for name, entry in listed.
 
 
 _MARKED: list[click.Parameter] = [
+    click.Option(["--wait"], metavar="S", type=float, help="Wait so long for its last line."),
+    click.Option(["--estimate"], is_flag=True, help="Model what cannot be measured."),
     click.Argument(["name"]),
     click.Argument(
         ["words"], metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED

@@ -214,6 +214,7 @@ DEFAULTS = {
         "munge_socket": "",
         "proxy_user": "",
         "proxy_header": "X-Remote-User",
+        "results": {},
         "admin_comment": False,
     },
     "serving": {

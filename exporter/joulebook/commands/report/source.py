@@ -210,11 +210,16 @@ def bring_up_to_date(asked: ReportSource, args: Options, config: Config) -> None
 
 
 def _prometheus(url: str, args: Options) -> ReportSource:
+    return PrometheusSource(prometheus_api(url, args))
+
+
+def prometheus_api(url: str, args: Options) -> PrometheusApi:
+    """Return a Prometheus with the access that the options give. Raises `ConfigError`."""
     if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
         raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
     headers = dict(_header(text) for text in args.header)
     access = Access(headers, args.token_file, args.ca, args.insecure, args.timeout)
-    return PrometheusSource(PrometheusApi(url, access))
+    return PrometheusApi(url, access)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import advice, api, bill_api, bill_pages, html, login, pages, serving
+from joulebook.lab.web import (
+    advice,
+    api,
+    bill_api,
+    bill_pages,
+    html,
+    leaderboards,
+    login,
+    pages,
+    serving,
+)
+from joulebook.lab.web.forms import MOST_BYTES
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
+
+_STATIC = Path(__file__).parent / "static"
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -66,23 +82,15 @@ class Throttle:
         return allowed
 
 
+def openapi() -> str:
+    """Return the description of the REST API, which docs/openapi.json holds."""
+    return json.dumps(_site().openapi(), indent=2) + "\n"
+
+
 def make_app(lab: Lab) -> FastAPI:
     """Return the application of a lab server."""
-    app = FastAPI(
-        title="Joulebook lab server",
-        version=__version__,
-        openapi_url="/api/v1/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = _site()
     app.state.lab = lab
-    app.include_router(api.router)
-    app.include_router(bill_api.router)
-    app.include_router(login.router)
-    app.include_router(bill_pages.router)
-    app.include_router(pages.router)
-    app.include_router(advice.router)
-    app.include_router(serving.router)
     throttle = Throttle()
 
     @app.middleware("http")
@@ -112,12 +120,34 @@ def make_app(lab: Lab) -> FastAPI:
     return app
 
 
+def _site() -> FastAPI:
+    """Return pages and API, which need a lab to answer."""
+    app = FastAPI(
+        title="Joulebook lab server",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(api.router)
+    app.include_router(bill_api.router)
+    app.include_router(login.router)
+    app.include_router(bill_pages.router)
+    app.include_router(leaderboards.router)
+    app.include_router(pages.router)
+    app.include_router(advice.router)
+    app.include_router(serving.router)
+    app.mount("/static", StaticFiles(directory=_STATIC))
+    return app
+
+
 def _refused(request: Request, throttle: Throttle) -> Response | None:
     """Return why a request that changes something is not looked at."""
     if request.method not in {"POST", "PUT", "DELETE", "PATCH"}:
         return None
-    if int(request.headers.get("content-length", "0")[:12]) > _MOST_BODY:
-        return _answer(request, 413, f"expected a body of at most {_MOST_BODY:,} bytes")
+    most = MOST_BYTES if "/leaderboards" in request.url.path else _MOST_BODY
+    if int(request.headers.get("content-length", "0")[:12]) > most:
+        return _answer(request, 413, f"expected a body of at most {most:,} bytes")
     # A browser says where a request comes from; a page of somebody else's changes nothing here.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return _answer(request, 403, "not from a page of this server")

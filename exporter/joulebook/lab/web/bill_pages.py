@@ -88,8 +88,8 @@ def one_bill(
         viewer,
         month=month,
         account=account,
-        state="open" if bill.closed_s is None
-        else f"closed on {present.moment(bill.closed_s)} UTC by {bill.closed_by}",
+        state="Open" if bill.closed_s is None
+        else f"Closed on {present.moment(bill.closed_s)} UTC by {bill.closed_by}",
         is_open=bill.closed_s is None,
         is_over=number < months.month_of(int(lab.now_s())),
         table=_columns(shown),

@@ -30,13 +30,14 @@ def form_token(request: Request) -> str:
 
 
 async def _posted(request: Request) -> Mapping[str, str]:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _TYPE:
-        raise InputError(f"expected Content-Type: {_TYPE}", reason="form")
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MOST_BYTES:
             raise InputError(f"expected a form of at most {MOST_BYTES:,} bytes", reason="too_large")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and media_type != _TYPE:
+        raise InputError(f"expected Content-Type: {_TYPE}", reason="form")
     try:
         fields = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, errors="strict",

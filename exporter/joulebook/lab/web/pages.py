@@ -7,11 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.runs import totals
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.web import present
+from joulebook.lab.web import present, present_runs
 from joulebook.lab.web.api import (
     DAY,
     LEVELS,
@@ -54,6 +55,8 @@ SomeMonth = Annotated[str, Query(pattern=rf"^({MONTH})?$")]
 _TREND = 12
 """Months of a trend."""
 
+_MOST_IDLE = 8
+_MOST_RUNS = 50
 _FEW = 20
 """Rows of a table beside others."""
 
@@ -76,7 +79,7 @@ def overview(
     with lab.view(viewer) as view:
         lines = _used(view, span, wanted)
         before = _used(view, span.earlier, wanted)
-        if viewer.sees_totals and not any(wanted):
+        if viewer.sees_totals and not (viewer.admin or any(wanted)):
             # Where no job is the viewer's own, the sums of the lab may be.
             seen, was = (added_up(map(view.totals, each.every)) for each in (span, span.earlier))
         else:
@@ -117,9 +120,9 @@ def mine(lab: TheLab, viewer: Known, month: SomeMonth = "") -> Response:
     with lab.view(viewer) as view:
         lines, before = (_used(view, each, wanted) for each in (span, span.earlier))
         found = view.jobs(JobFilter(span.begin_s, span.end_s, user=viewer.user))
+        idle = view.as_booked(present.most_idle(found)[:_MOST_IDLE])
         trend = _trend(view, span, wanted)
         replayed = view.replayed_nodes()
-    idle = present.most_idle(found)[:_FEW]
     return page(
         "me.html",
         viewer,
@@ -192,7 +195,7 @@ def one_job(
         "job.html",
         viewer,
         job=job,
-        runs=[present.one_run(*each) for each in zip(found, pictures, strict=False)],
+        runs=[present_runs.one_run(*each) for each in zip(found, pictures, strict=False)],
     )
 
 
@@ -212,7 +215,7 @@ def experiment(
         links = [link("/experiment", {"name": name, "account": each}) for each in owners]
         return page("choose.html", viewer, name=name, choices=list(zip(owners, links, strict=True)))
     made = statement_of(lab, data)
-    runs = [JobLine.of(each) for each in totals(data)]
+    runs = [JobLine.of(each) for each in totals(data)][::-1]
     statement = {"experiment": name, "account": account}
     return page(
         "experiment.html",
@@ -220,15 +223,15 @@ def experiment(
         name=name,
         account=account,
         cards=present.cards([run.usage for run in runs], []),
-        texts=present.to_copy(made),
+        texts=present_runs.to_copy(made),
         picture=power(drawn, row_s),
         formats=[
             (word, link("/api/v1/statement", statement | {"format": form}))
-            for form, word in present.FORMAT_WORDS.items()
+            for form, word in present_runs.FORMAT_WORDS.items()
         ],
-        table=present.jobs(runs[:MOST_ROWS]),
-        rest=max(len(runs) - MOST_ROWS, 0),
-        jobs_link=link("/jobs", {"experiment": name, "account": account}),
+        table=present.jobs(runs[:_MOST_RUNS]),
+        rest=max(len(runs) - _MOST_RUNS, 0),
+        jobs_link=link("/jobs", {"experiment": name, "account": account} | days_of(data)),
     )
 
 
@@ -294,6 +297,12 @@ def leave(request: Request, lab: TheLab) -> Response:
 _SPENT = "This link was used, or is older than five minutes: run joulebook acct --web again."
 
 
+def days_of(data: ReportData) -> dict[str, str]:
+    """Return the days with energy, as in a query for jobs."""
+    quarters = [row.quarter_s for row in data.postings] or [0]
+    return {"since": present.day(min(quarters)), "until": present.day(max(quarters) + months.DAY_S)}
+
+
 def _used(view: LabView, span: MonthSpan, wanted: OwnerFilter) -> list[OwnerUsage]:
     """Return what each experiment used in some months, and remainders."""
     return wanted.of(added_up(view.usage(each, LEVELS["experiment"]) for each in span.every))
@@ -306,4 +315,4 @@ def _trend(view: LabView, span: MonthSpan, wanted: OwnerFilter) -> tuple[object,
         sums = view.trend_of_lab(first, span.last)
     else:
         sums = view.trend(first, span.last, wanted.user, wanted.account)
-    return by_month(sums, first, span.last), present.months_table(sums)
+    return by_month(sums, min(sums, default=first), span.last), present.months_table(sums)

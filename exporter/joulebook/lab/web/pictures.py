@@ -16,7 +16,7 @@ from joulebook.lab.collected.schema import MonthSum
 from joulebook.lab.figures import added
 
 WIDTH, HEIGHT = 300, 60
-_STEPS = 120
+_STEPS = 240
 """The most steps in a picture of power over time."""
 
 _HOUR_S = 3600

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Charge, Charges, Item, total
+from joulebook.core.money.amounts import Charges, Exact, Item, total
 from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.rollup import net
-from joulebook.core.report.runs import WorkloadTotals
-from joulebook.core.report.tally import ENOUGH
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.errors import ConfigError
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import MonthSum
 from joulebook.lab.figures import CO2E, added, charges, idle_cost, money_columns
-from joulebook.lab.report.document import document
-from joulebook.lab.report.formats import renderer
-from joulebook.lab.report.model import Statement
-from joulebook.lab.web.pictures import SvgPicture
 from joulebook.lab.web.view import JobLine, OwnerUsage
 from joulebook.units import NS_PER_HOUR, NS_PER_S
+
+IDLE_SHARE = 0.2
+"""Of the time that GPUs were held, beyond which something should be done about it."""
 
 
 class TableColumn(NamedTuple):
@@ -78,13 +73,35 @@ def _said_co2e(lines: Sequence[OwnerUsage]) -> str:
 
 def _said_idle(lines: Sequence[OwnerUsage]) -> str:
     used = [line for line in lines if not line.owner.remainder]
-    paid = _charges(used)
-    said = [units_text.energy(sum(line.amount.idle_uj for line in used))]
-    for currency, value in sorted(idle_cost(paid).items()):
-        hardware = paid.get(Charge(Item.IDLE_HARDWARE, currency))
-        part = f", {units_text.money(hardware.floor, currency)} of it hardware" if hardware else ""
-        said.append(f"{units_text.money(value.floor, currency)}{part}")
-    return ", ".join(said)
+    energy = units_text.energy(sum(line.amount.idle_uj for line in used))
+    exact = idle_cost(_charges(used))
+    if exact:
+        hardware = {c: v for (item, c), v in _charges(used).items() if item is Item.IDLE_HARDWARE}
+        parts = [
+            f"{units_text.money(value.floor, currency)}"
+            + (f" ({units_text.money(hardware[currency].floor, currency)} of it hardware)"
+               if currency in hardware else "")
+            for currency, value in sorted(exact.items())
+        ]  # fmt: skip
+        return ", ".join([energy, *parts])
+    costs = sorted(_idle_hardware(used).items())
+    return ", ".join(
+        [energy, *(f"about {units_text.money(v.floor, c)} of hardware" for c, v in costs)]
+    )
+
+
+def _idle_hardware(lines: Sequence[OwnerUsage]) -> dict[str, Exact]:
+    """Return what hardware cost while it idled: the share of time, as bills do not list it.
+
+    Exact where an experiment held GPUs of one price; the page of a job has it as booked.
+    """
+    atoms: dict[str, int] = {}
+    for line in lines:
+        for (item, currency), value in line.charges.items():
+            if item is Item.HARDWARE and line.amount.held_ns and line.amount.idle_ns:
+                idle = value.atoms * line.amount.idle_ns // line.amount.held_ns
+                atoms[currency] = atoms.get(currency, 0) + idle
+    return {currency: Exact.of(value) for currency, value in atoms.items()}
 
 
 def _said_remainder(lines: Sequence[OwnerUsage]) -> str:
@@ -167,8 +184,9 @@ def ranked(lines: Sequence[OwnerUsage], sort: str) -> list[OwnerUsage]:
 def owners(lines: Sequence[OwnerUsage], field: str) -> list[TableColumn]:
     """Return a row for each value of one field of the owner."""
     names = [getattr(line.owner, field) or "(none)" for line in lines]
+    title = "reason" if field == "remainder" else field
     return [
-        TableColumn(field, names, figures=False),
+        TableColumn(title, names, figures=False),
         *figure_columns([(line.amount, line.charges) for line in lines]),
     ]
 
@@ -176,15 +194,15 @@ def owners(lines: Sequence[OwnerUsage], field: str) -> list[TableColumn]:
 def jobs(lines: Sequence[JobLine]) -> list[TableColumn]:
     """Return a row for each job, with a link to its page."""
     jobs_ = [line.job for line in lines]
-    started = [_started(job.started_utc_ns) for job in jobs_]
+    begun = [started(job.started_utc_ns) for job in jobs_]
     columns = [
         TableColumn("job", [job.shown for job in jobs_], figures=False,
                links=[f"/job/{quote(job.shown, safe='')}" for job in jobs_]),
         TableColumn("name", [job.name for job in jobs_], figures=False),
         TableColumn("user", [job.labels.user for job in jobs_], figures=False),
         TableColumn("experiment", [job.labels.experiment for job in jobs_], figures=False),
-        TableColumn("started (UTC)", started, figures=False),
-        TableColumn("duration", [_lasted(job) for job in jobs_]),
+        TableColumn("started (UTC)", begun, figures=False),
+        TableColumn("duration", [lasted(job) for job in jobs_]),
         *figure_columns([(line.amount, line.charges) for line in lines]),
     ]  # fmt: skip
     return [*columns[:1], *(column for column in columns[1:] if any(column.cells))]
@@ -223,7 +241,7 @@ def idle_advice(lines: Sequence[OwnerUsage], idle: Sequence[JobLine]) -> Iterato
     """Yield what somebody can do about the idle time of a month."""
     held_ns = sum(line.amount.held_ns for line in lines)
     idle_ns = sum(line.amount.idle_ns for line in lines)
-    if not idle or idle_ns <= _IDLE_SHARE * held_ns:
+    if not idle or idle_ns <= IDLE_SHARE * held_ns:
         return
     first = idle[0]
     yield (
@@ -236,88 +254,13 @@ def idle_advice(lines: Sequence[OwnerUsage], idle: Sequence[JobLine]) -> Iterato
     )
 
 
-FORMAT_WORDS = {
-    "latex": "LaTeX", "markdown": "Markdown", "hf": "model card", "json": "JSON", "html": "HTML",
-    "text": "text", "csv": "CSV of all runs", "boamps": "BoAmps",
-    "eu-gpai": "EU model documentation", "cyclonedx": "CycloneDX", "spdx": "SPDX", "sci": "SCI",
-}  # fmt: skip
-"""Formats of a statement, in the words of those who need them."""
-
-
-def to_copy(made: Statement) -> list[tuple[str, str, str, bool]]:
-    """Return what can be copied: an id, a title, the text, and whether its lines are kept."""
-    said = document(made)
-    made_of = [
-        ("sentence", "A sentence, for an abstract", said.abstract, False),
-        ("short", "A paragraph, for an appendix", " ".join(said.short), False),
-        ("latex", "The same in LaTeX", renderer("latex", "short")(made), True),
-        ("markdown", "The same in Markdown", renderer("markdown", "short")(made), True),
-    ]
-    # A form of others' may need what is not known, such as CO2e.
-    with contextlib.suppress(ConfigError):
-        card = renderer("hf")(made)
-        made_of.append(("model-card", "Metadata of a model card (Hugging Face)", card, True))
-    return made_of
-
-
-def one_run(run: WorkloadTotals, picture: SvgPicture | None) -> dict[str, Any]:
-    """Return what one screen says of a run."""
-    job, line = run.workload, JobLine.of(run)
-    component_unit, cells = in_column(
-        [amount.energy_uj for amount in line.by_component.values()], ENERGY
-    )
-    coverage = run.coverage
-    return {
-        "shown": job.shown,
-        "facts": [
-            (name, value)
-            for name, value in (
-                ("name", job.name), ("user", job.labels.user), ("account", job.labels.account),
-                ("experiment", job.labels.experiment), ("cluster", job.of_cluster),
-                ("nodes", ", ".join(run.nodes)), ("GPUs", str(job.gpu_count or "")),
-                ("started", _started(job.started_utc_ns)), ("duration", _lasted(job)),
-                ("outcome", job.outcome), ("stage", job.stage),
-            )
-            if value
-        ],
-        "cards": cards([line.usage], []),
-        "unit": component_unit,
-        "components": list(zip(line.by_component, cells, strict=True)),
-        "coverage": "" if coverage is None else f"{coverage:.1%}",
-        "partial": coverage is not None and coverage < ENOUGH,
-        "methods": [
-            (method.value, f"{amount.energy_uj / (run.total.energy_uj or 1):.0%}")
-            for method, amount in run.by_method.items()
-        ],
-        "replayed": run.replayed,
-        "picture": picture,
-        "advice": list(_advice(run)),
-    }  # fmt: skip
-
-
-_IDLE_SHARE = 0.2
-
-
-def _advice(run: WorkloadTotals) -> Iterator[str]:
-    """Yield what the owner of a run can do about it."""
-    gpu = run.gpu
-    if gpu.held_ns and gpu.idle_ns > _IDLE_SHARE * gpu.held_ns:
-        yield (
-            f"GPUs were idle for {gpu.idle_ns / gpu.held_ns:.0%} of the time they were held: end "
-            "the job when it is done, load data ahead, or ask for fewer GPUs."
-        )
-    if not run.workload.named:
-        yield (
-            "Nobody gave this experiment its name: set JOULEBOOK_EXPERIMENT, or --comment "
-            "experiment=NAME, so that its runs are added up as one."
-        )
-
-
-def _started(utc_ns: int | None) -> str:
+def started(utc_ns: int | None) -> str:
+    """Return when a job started, as people read it."""
     return "" if utc_ns is None else moment(utc_ns // NS_PER_S)
 
 
-def _lasted(job: ReportWorkload) -> str:
+def lasted(job: ReportWorkload) -> str:
+    """Return how long a job lasted: hours, minutes and seconds."""
     if job.started_utc_ns is None:
         return ""
     if job.ended_utc_ns is None:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
@@ -37,7 +36,6 @@ from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
 
-_STATIC = Path(__file__).parent / "static"
 _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
@@ -129,7 +127,6 @@ class _LabApp(RatesApp):
             body, media_type = pages.metrics(request.headers.get("accept", ""))
             return Response(body, headers={"Content-Type": media_type})
 
-        app.mount("/static", StaticFiles(directory=_STATIC))
         self._site: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -201,6 +201,13 @@ class LabView(BillView):
         """Return the selected runs, from all that is booked, in the order of their start."""
         return [JobLine.of(each) for each in totals(self.dataset(0, FOREVER_S, wanted))]
 
+    def as_booked(self, lines: Sequence[JobLine]) -> list[JobLine]:
+        """Return jobs with all that is booked to them, idle cost too, in the same order."""
+        ids = frozenset(str(line.job.id) for line in lines)
+        found = self.runs(Selection(workloads=ids)) if ids else []
+        whole = {each.job.id: each for each in found}
+        return [whole.get(line.job.id, line) for line in lines]
+
     def of_experiment(self, name: str, account: str) -> ReportData:
         """Return the data of an experiment. Raises `InputError` if the viewer has none of it."""
         data = self.dataset(0, FOREVER_S, of_experiment(name, account))
@@ -336,5 +343,6 @@ def restricted(data: ReportData, scope: Scope) -> ReportData:
         replayed=replayed,
         warnings=replay_warning(data.source, {meter for _, meter in replayed}),
         audits={key: audit for key, audit in data.audits.items() if key in meters},
+        served=tuple(s for s in data.served if scope.takes(s.model.person, s.model.account)),
     )
     return msgspec.structs.replace(left, rates=own_rates(left))
