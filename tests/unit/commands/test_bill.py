@@ -149,6 +149,7 @@ def test_a_correction_counts_in_the_month_that_is_named(
     ("option", "value", "said"),
     [
         ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; known: nlp"),
+        ("--to", "nlp//bert", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--to", "nlp/ada/bret", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--currency", "XXX", "--currency XXX: EUR is billed"),
         ("--cost", "1e400", "expected an amount like 12.50"),
