@@ -107,7 +107,7 @@ def test_nothing_of_others_is_seen_and_nothing_of_ones_own_is_lost(
             view.usage(MONTH, ("remainder", "account", "person")),
             view.jobs(JobFilter(NOVEMBER_S, DECEMBER_S)),
             view.runs(Selection(jobs=frozenset(str(job.number) for job in listed))),
-            view.whole_bill(MONTH),
+            view.whole_bill(MONTH, NOW_S),
             view.bill(MONTH).lines,
             [view.trend(MONTH - 1, MONTH), view.periods(), view.months(), view.result_sets({})],
             repr(everything),
