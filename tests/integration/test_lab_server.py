@@ -372,6 +372,11 @@ def test_tokens_for_programs(lab: Running) -> None:
     status, body, _ = ask(f"{lab.url}/metrics", headers)
     assert status == 200, made.stderr
     assert "joulebook_collect_targets 1" in body
+    until = time.monotonic() + 120
+    while "joulebook_advice_computed_timestamp_seconds 1" not in body:  # its thread has begun
+        assert time.monotonic() < until, body
+        time.sleep(0.1)
+        body = ask(f"{lab.url}/metrics", headers)[1]
     assert "of-games" not in ask(f"{lab.url}/?month=2026-11", headers)[1]
     assert command("--revoke-token", "prometheus").returncode == 0
     assert ask(f"{lab.url}/metrics", headers)[0] == 401
