@@ -57,6 +57,13 @@ class LabSection(Section, frozen=True):
             "this account may name others. Empty: none."
         ),
     ] = ""
+    results: Annotated[
+        dict[str, str],
+        doc(
+            "Results that everybody finds under leaderboards, ranked by the energy of their own "
+            'runs: "name" = a CSV file, a model card, or an MLflow store (https://...).'
+        ),
+    ] = {}
     admin_comment: Annotated[
         bool,
         doc(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from joulebook.core import units_text
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.lab.advice.model import (
     Advice,
@@ -55,8 +56,9 @@ def advise(
 ) -> Iterator[Advice]:
     """Yield what the jobs of an owner would have saved at a start chosen by what was known."""
     for (cluster, labels), mine in by_owner(jobs).items():
-        site = curves.get(cluster)
-        if site is None or site.guide is None:
+        site = curves.get(cluster, SiteCurves())
+        guide = site.guide
+        if guide is None:
             continue
         savings, chosen, best, longest = [], 0.0, 0.0, 0
         for job in mine:
@@ -69,17 +71,18 @@ def advise(
             ):
                 continue
             arrival = job.started_s // HOUR_S
-            choice = site.guide.choice(arrival, hours, window_h)
+            choice = guide.choice(arrival, hours, window_h)
             if choice is None:
                 continue
             longest = max(longest, hours)
             chosen += (choice.at_once - choice.chosen) * job.energy_uj
             best += (choice.at_once - choice.best) * job.energy_uj
-            savings.append(JobSaving(job.shown, _saving(job, site, arrival, hours, window_h)))
+            savings.append(JobSaving(job.shown, _saving(job, site, arrival, choice.start, hours)))
         saving = together(each.saving for each in savings)
-        if not savings or not _worth(saving, mine):
+        if best <= 0 or not _worth(saving, mine):
             continue
-        said = f"{chosen / best:.0%} of what perfect foresight would have saved" if best else ""
+        least = _said(site, best / UJ_PER_KWH * site.pue)
+        said = f"{chosen / best:.0%} of the {least} that the best starts would have saved"
         yield Advice(
             kind=AdviceKind.START,
             cluster=cluster,
@@ -98,11 +101,16 @@ def advise(
         )
 
 
-def _saving(job: JobUse, site: SiteCurves, arrival: int, hours: int, window_h: int) -> Saving:
+def _said(site: SiteCurves, amount: float) -> str:
+    """Return an amount of what the curve that decides is of."""
+    if site.guide is site.price:
+        return units_text.money(int(amount), site.currency).replace("\u202f", " ")
+    return f"{units_text.co2e(int(amount))} CO2e".replace("\u202f", " ")
+
+
+def _saving(job: JobUse, site: SiteCurves, arrival: int, start: int, hours: int) -> Saving:
     """Return what the chosen start saves, in money and CO2e (which may be more than before)."""
-    assert site.guide is not None
     kwh = job.energy_uj / UJ_PER_KWH * site.pue
-    start = site.guide.start(arrival, hours, window_h)
     money: dict[str, int] = {}
     co2e = None
     if site.price is not None:

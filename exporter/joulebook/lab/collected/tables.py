@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0012"
+HEAD = "0013"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -282,14 +282,14 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
-# What the lab server keeps besides: secrets as SHA-256 only.
-# A nonce is used up by being deleted.
+# What the lab server keeps besides: secrets as SHA-256; a nonce is used up by being deleted.
 Table("lab_nonces", METADATA, Column("nonce", Text, primary_key=True), *_longs("until_s"))
 # Sessions of browsers and commands, links into the browser, and tokens of programs.
 Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
 )  # fmt: skip
+Table("lab_results", METADATA, _id(), *_texts("person", "name", "text", "asked"), *_longs("made_s"))
 # Jobs whose AdminComment was looked at: `what` became of it.
 Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),

@@ -17,7 +17,18 @@ from starlette.staticfiles import StaticFiles
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import advice, api, bill_api, bill_pages, html, login, pages, serving
+from joulebook.lab.web import (
+    advice,
+    api,
+    bill_api,
+    bill_pages,
+    html,
+    leaderboards,
+    login,
+    pages,
+    serving,
+)
+from joulebook.lab.web.forms import MOST_BYTES
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -122,6 +133,7 @@ def _site() -> FastAPI:
     app.include_router(bill_api.router)
     app.include_router(login.router)
     app.include_router(bill_pages.router)
+    app.include_router(leaderboards.router)
     app.include_router(pages.router)
     app.include_router(advice.router)
     app.include_router(serving.router)
@@ -133,8 +145,9 @@ def _refused(request: Request, throttle: Throttle) -> Response | None:
     """Return why a request that changes something is not looked at."""
     if request.method not in {"POST", "PUT", "DELETE", "PATCH"}:
         return None
-    if int(request.headers.get("content-length", "0")[:12]) > _MOST_BODY:
-        return _answer(request, 413, f"expected a body of at most {_MOST_BODY:,} bytes")
+    most = MOST_BYTES if "/leaderboards" in request.url.path else _MOST_BODY
+    if int(request.headers.get("content-length", "0")[:12]) > most:
+        return _answer(request, 413, f"expected a body of at most {most:,} bytes")
     # A browser says where a request comes from; a page of somebody else's changes nothing here.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return _answer(request, 403, "not from a page of this server")

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scale import scaled
@@ -17,7 +16,9 @@ from joulebook.core.money.amounts import Exact
 from joulebook.core.report.dataset import Selection
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import connect
+from joulebook.lab.collected.schema import MonthSum
 from joulebook.lab.report.sources import FOREVER_S
+from joulebook.lab.web.result_view import ResultView
 from joulebook.lab.web.view import JobFilter, LabView
 from joulebook.lab.web.viewer import Viewer
 
@@ -99,18 +100,21 @@ def test_nothing_of_others_is_seen_and_nothing_of_ones_own_is_lost(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = connect(ledger(folder, listed))
-        view = LabView(database, viewer)
+        view = ResultView(database, viewer)
         everything = view.dataset(0, FOREVER_S, Selection())
         seen = [
             view.usage(MONTH),
             view.usage(MONTH, ("remainder", "account", "person")),
             view.jobs(JobFilter(NOVEMBER_S, DECEMBER_S)),
             view.runs(Selection(jobs=frozenset(str(job.number) for job in listed))),
+            view.whole_bill(MONTH),
+            view.bill(MONTH).lines,
+            [view.trend(MONTH - 1, MONTH), view.periods(), view.months(), view.result_sets({})],
             repr(everything),
             *(repr(view.dataset(0, FOREVER_S, Selection(experiments=frozenset({job.marker}))))
               for job in listed),
         ]  # fmt: skip
-        told = msgspec.json.encode(seen[:4], enc_hook=str).decode() + "".join(map(str, seen[4:]))
+        told = repr(seen[: -len(listed) - 1]) + "".join(map(str, seen[-len(listed) - 1 :]))
         for job in listed:
             assert (job.marker in told) == mine(viewer, job)
             if not mine(viewer, job):
@@ -118,6 +122,17 @@ def test_nothing_of_others_is_seen_and_nothing_of_ones_own_is_lost(
         own = sum(job.energy_uj for job in listed if mine(viewer, job))
         rest = 10_000_000 if viewer.admin else 0
         assert sum(line.amount.energy_uj for line in view.usage(MONTH)) == own + rest
+        lines = view.bill(MONTH).lines
+        assert sum(each.energy_uj for line in lines for each in line.used.values()) == own + rest
+        month = view.trend(MONTH - 1, MONTH).get(MONTH, MonthSum({}, {}))
+        assert sum(amount.energy_uj for amount in month.used.values()) == own + rest
+        # Who asks for one user's gets the part that they may see.
+        for name in NAMES[1:]:
+            of_user = view.trend(MONTH, MONTH, user=name).get(MONTH, MonthSum({}, {}))
+            theirs = [job for job in listed if job.user == name and mine(viewer, job)]
+            assert sum(amount.energy_uj for amount in of_user.used.values()) == sum(
+                job.energy_uj for job in theirs
+            )
         assert (
             sum(line.amount.energy_uj for line in view.jobs(JobFilter(NOVEMBER_S, DECEMBER_S)))
             == own
