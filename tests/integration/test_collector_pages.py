@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.collect_lab import LiveNode
 from tests.ports import free_port
 
-from joulebook.commands.lab import CollectorServer
+from joulebook.config import Config
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
 from joulebook.lab.collect.client import TargetList
 from joulebook.lab.collect.collector import Collector
-from joulebook.lab.collect.metrics import COLLECTOR, CollectorPages, make_collector
+from joulebook.lab.collect.metrics import COLLECTOR, CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected.database import connect
 
 
@@ -50,7 +50,7 @@ def test_pages(node: LiveNode, tmp_path: Path) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     made = collector(tmp_path, node.target, nobody)
     assert made.once() is False
-    server = CollectorServer("127.0.0.1:0", CollectorPages(made))
+    server = CollectorServer(Config(collect=Collect(listen="127.0.0.1:0")), CollectorPages(made))
     server.start()
     try:
         status, text = get(server.port, "/metrics")

@@ -29,8 +29,10 @@ from joulebook.config.lab_server import LabSection
 from joulebook.config.node import ServerSection
 from joulebook.errors import ConfigError
 from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.rates_service import RatesPages
 from joulebook.lab.web.identity import SECRET_HEADER
 from joulebook.lab.web.server import LabServer, make_lab
+from joulebook.rates.build import make_poller
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="nginx as another account: root")
 
@@ -92,7 +94,9 @@ def lab_server(folder: Path) -> Iterator[LabServer]:
             proxy_certificate="proxy.example.org",
         ),
     )
-    server = LabServer(make_lab(config), CollectorPages(make_collector(config.collect)))
+    rates = RatesPages(make_poller(config, {}))
+    pages = CollectorPages(make_collector(config.collect), rates.families)
+    server = LabServer(make_lab(config), pages, rates)
     server.start()
     try:
         yield server

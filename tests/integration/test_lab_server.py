@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -73,10 +74,13 @@ def serving(folder: Path) -> Iterator[Running]:
         token.chmod(0o600)
         config = folder / "lab.toml"
         config.write_text(
-            f'[collect]\nurl = "{url}"\ntoken_file = "{token}"\ntargets = ["127.0.0.1:9"]\n'
+            f'[collect]\nlisten = "127.0.0.1:{free_port()}"\nurl = "{url}"\n'
+            f'token_file = "{token}"\ntargets = ["127.0.0.1:9"]\n'
             f'[lab]\nlisten = "127.0.0.1:{port}"\nurl = "http://127.0.0.1:{port}"\n'
             f'socket = "{folder / "lab.sock"}"\nmunge_socket = "{munge_socket}"\n'
             'proxy_user = "www-data"\n'
+            f'[rates]\ncache_dir = "{folder / "rates"}"\n'
+            '[rates.price]\nkind = "constant"\nper_kwh = 0.25\n'
         )
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
@@ -319,6 +323,24 @@ def test_another_name_of_the_machine_is_refused(lab: Running) -> None:
     one.request("GET", "/", headers={"Host": "evil.example"})
     assert one.getresponse().status == 421
     one.close()
+
+
+def test_nodes_get_their_rates_here(lab: Running) -> None:
+    # By any name: the chart's old Service of rates is one.
+    status, body, _ = ask(f"{lab.url}/v1/rates?since=0", {"Host": "lab-joulebook-rates:9817"})
+    assert status == 200
+    document = json.loads(body)
+    assert [point["value"] for point in document["price"]["points"]] == [250_000_000]
+    assert ask(f"{lab.url}/v1/rates?since=x")[0] == 400
+
+
+def test_what_scraped_the_collector_still_does(lab: Running) -> None:
+    listen = tomllib.loads(lab.config.read_text())["collect"]["listen"]
+    status, body, _ = ask(f"http://{listen}/metrics")
+    assert status == 200
+    assert "joulebook_collect_targets 1" in body
+    assert 'joulebook_feed_up{quantity="price"' in body
+    assert ask(f"http://{listen}/")[0] == 200
 
 
 def test_tokens_for_programs(lab: Running) -> None:

@@ -10,7 +10,8 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import click
 
@@ -18,19 +19,21 @@ from joulebook import log
 from joulebook.commands.access import forgotten, granted
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
-from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
+from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
 from joulebook.lab.collect.collector import Collector
-from joulebook.lab.collect.metrics import CollectorPages, make_collector
+from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
+from joulebook.lab.rates_service import RatesPages
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.slurm import SlurmCoordinators
+from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
 
@@ -95,22 +98,23 @@ def _once(collector: Collector) -> bool:
 
 
 def _serve(config: Config, collector: Collector) -> int:
-    stop = stop_asked()
-    web_config = Path(config.server.web_config) if config.server.web_config else None
-    server = CollectorServer(
-        config.collect.listen, CollectorPages(collector), web_config, hosts=config.server.hosts
-    )
-    server.start()
-    logger.info("collecting; /metrics on port %d", server.port)
-    try:
+    return _run(collector, stop_asked(), [CollectorServer(config, CollectorPages(collector))])
+
+
+def _run(collector: Collector, stop: threading.Event, servers: Sequence[Server]) -> int:
+    """Collect and serve until told to stop."""
+    with ExitStack() as started:
+        for server in servers:
+            server.start()
+            started.callback(server.stop)
+        ports = " and ".join(str(server.port) for server in servers)
+        logger.info("collecting; serving on port %s", ports)
         collector.run(stop)
-    finally:
-        server.stop()
     return 0
 
 
 def serve_lab(config: Config) -> int:
-    """Collect, and serve pages and API, until told to stop."""
+    """Collect, serve pages, API and rates, until told to stop."""
     try:
         from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
     except ImportError as error:
@@ -119,13 +123,16 @@ def serve_lab(config: Config) -> int:
         ) from None
     log.setup(config.log.level, config.log.format)
     collector, stop = make_collector(config.collect), stop_asked()
+    poller = make_poller(config, os.environ)
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
+    rates = RatesPages(poller)
+    pages = CollectorPages(collector, rates.families)
     coordinators = SlurmCoordinators()
-    lab = make_lab(config, coordinators)
-    server = LabServer(lab, CollectorPages(collector))
-    server.start()
+    servers: list[Server] = [LabServer(make_lab(config, coordinators), pages, rates)]
+    if config.collect.listen:
+        servers.append(CollectorServer(config, pages))
     if config.lab.slurm_coordinators:
         threading.Thread(
             target=coordinators.run, args=(stop,), name="coordinators", daemon=True
@@ -136,18 +143,11 @@ def serve_lab(config: Config) -> int:
         threading.Thread(
             target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
         ).start()
-    logger.info("collecting; pages and API at %s (port %d)", lab.url, server.port)
+    poller.start()
     try:
-        collector.run(stop)
+        return _run(collector, stop, servers)
     finally:
-        server.stop()
-    return 0
-
-
-class CollectorServer(Server):
-    """The daemon's HTTP server, which here exposes addresses of nodes."""
-
-    reveals = "addresses of nodes"
+        poller.stop()
 
 
 def _show(found: Checked, screen: Screen) -> None:

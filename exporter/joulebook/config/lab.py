@@ -194,6 +194,10 @@ def allowances(budgets: Mapping[str, Budget], currency: str) -> tuple[Allowance,
     )
 
 
+COLLECT_LISTEN = "127.0.0.1:9818"
+"""Where `joulebook collect` answers, unless told otherwise."""
+
+
 class Collect(Section, frozen=True):
     """The collector, which copies the ledgers of many nodes into one."""
 
@@ -256,8 +260,13 @@ class Collect(Section, frozen=True):
         float, doc("Seconds between refreshes of the targets.", ge=1, le=86_400)
     ] = 30.0
     listen: Annotated[
-        str, doc("host:port for the collector's own /metrics, /healthz and /readyz.")
-    ] = "127.0.0.1:9818"
+        str,
+        doc(
+            "host:port for the collector's own /metrics, /healthz and /readyz, open to whoever "
+            f"reaches it. Empty: {COLLECT_LISTEN} with `joulebook collect`, none with `joulebook "
+            "lab`, which has these at `lab.listen`."
+        ),
+    ] = ""
 
 
 def collect_conflicts(collect: Collect) -> Iterator[tuple[str, str]]:

@@ -16,13 +16,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from joulebook.metrics.exposition import escape
+from joulebook.metrics.catalogue import BY_NAME
+from joulebook.metrics.collector import Family, Sample
+from joulebook.metrics.exposition import Renderer, body, negotiate
 from joulebook.metrics.page.markup import text
 from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller
+from joulebook.server.auth import HostNames
 from joulebook.server.desk import WorkerPool
-from joulebook.server.routes import App
+from joulebook.server.routes import App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
 
@@ -44,33 +47,31 @@ class RatesPages:
         return msgspec.json.encode(RatesDocument(VERSION, rates.currency, rates.zone, *known))
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
-        """Return how the feeds do, as Prometheus text."""
-        lines = [
-            "# HELP joulebook_feed_up 1 if the last response of a rate source was usable, else 0.",
-            "# TYPE joulebook_feed_up gauge",
-        ]
-        ages = [
-            (
-                "# HELP joulebook_feed_age_seconds Time since the last usable response of a rate "
-                "source."
-            ),
-            "# TYPE joulebook_feed_age_seconds gauge",
-        ]
-        errors = [
-            "# HELP joulebook_feed_errors_total Unusable responses of a rate source, by reason.",
-            "# TYPE joulebook_feed_errors_total counter",
-        ]
-        for row in self._poller.health():
-            labels = f'quantity="{row.quantity}",source="{escape(row.source)}"'
-            lines.append(f"joulebook_feed_up{{{labels}}} {int(row.up)}")
-            if (age_s := row.age_s(self._now_s())) is not None:
-                ages.append(f"joulebook_feed_age_seconds{{{labels}}} {age_s:.0f}")
-            errors += [
-                f'joulebook_feed_errors_total{{{labels},reason="{escape(reason)}"}} {count}'
+        """Return how the feeds do."""
+        style = negotiate(accept)
+        renderer = Renderer("")
+        return body([renderer.block(each) for each in self.families()], style), style.value
+
+    def families(self) -> list[Family]:
+        """Return how the feeds do, as metrics of no node."""
+        rows = self._poller.health()
+        values: dict[str, list[Sample]] = {
+            "up": [((row.quantity, row.source), int(row.up)) for row in rows],
+            "age_seconds": [
+                ((row.quantity, row.source), round(age_s))
+                for row in rows
+                if (age_s := row.age_s(self._now_s())) is not None
+            ],
+            "errors_total": [
+                ((row.quantity, row.source, reason), count)
+                for row in rows
                 for reason, count in sorted(row.errors.items())
-            ]
-        body = "\n".join([*lines, *ages, *errors]) + "\n"
-        return body.encode(), "text/plain; version=0.0.4; charset=utf-8"
+            ],
+        }
+        return [
+            Family(msgspec.structs.replace(BY_NAME[f"joulebook_feed_{name}"], bare=True), samples)
+            for name, samples in values.items()
+        ]
 
     def ready(self) -> tuple[bool, str]:
         """Return whether every quantity that is configured is known now."""
@@ -108,21 +109,27 @@ class RatesServer(Server):
         self._rates = pages
 
     def _app(self) -> App:
-        return _RatesApp(self._rates, self._current, self._count)
+        return RatesApp(self._rates, self._rates, self._current, self._count)
 
 
-class _RatesApp(App):
-    """The ASGI application with `/v1/rates`."""
+class RatesApp(App):
+    """An ASGI application with `/v1/rates` beside its pages."""
 
     def __init__(
-        self, pages: RatesPages, web: Callable[[], WebConfig], rejected: Callable[[str], None]
+        self,
+        rates: RatesPages,
+        pages: Pages,
+        web: Callable[[], WebConfig],
+        rejected: Callable[[str], None],
+        hosts: HostNames | None = None,
     ) -> None:
-        super().__init__(pages, web, rejected)
-        self._rates = pages
+        super().__init__(pages, web, rejected, hosts=hosts)
+        self._rates = rates
         self._documents = WorkerPool("rates", threads=2, line=64, timeout_s=10)
         self._router.routes.append(Route(PATH, self._document))
 
     def close(self) -> None:
+        """End the threads, as far as they are not in a call."""
         super().close()
         self._documents.close()
 

@@ -199,7 +199,7 @@ DEFAULTS = {
         "timeout_s": 10.0,
         "parallel": 16,
         "refresh_s": 30.0,
-        "listen": "127.0.0.1:9818",
+        "listen": "",
     },
     "lab": {
         "url": "",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-from joulebook.config.lab import Collect
+from joulebook.config import Config
+from joulebook.config.lab import COLLECT_LISTEN, Collect
 from joulebook.errors import ConfigError
 from joulebook.http_client import Web
 from joulebook.lab.collect.client import NodeClient
@@ -26,6 +28,7 @@ from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer, body, negotiate
 from joulebook.metrics.metric import Kind, Metric, Stability
 from joulebook.metrics.page.markup import text
+from joulebook.server.server import Server
 
 
 def _metric(
@@ -127,8 +130,10 @@ _HANG_S = 900.0
 class CollectorPages:
     """`Pages` of the server. Reads what the collector's thread writes; torn views do no harm."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, more: Callable[[], Iterable[Family]] = tuple) -> None:
+        """`more` are further metrics of the process."""
         self._collector = collector
+        self._more = more
         self._renderer = Renderer("")
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -139,6 +144,7 @@ class CollectorPages:
             self._renderer.block(Family(metric, values.get(metric.name, [])))
             for metric in COLLECTOR
         ]
+        blocks += [self._renderer.block(each) for each in self._more()]
         return body(blocks, style), style.value
 
     def _values(self) -> Iterator[tuple[str, list[tuple[tuple[str, ...], float]]]]:
@@ -204,6 +210,19 @@ class CollectorPages:
             "<table><tr><th>target<th>node<th>collected<th>behind<th>problem"
             f"{rows}</table></html>\n"
         ).encode()
+
+
+class CollectorServer(Server):
+    """The daemon's HTTP server, which here exposes addresses of nodes, at `collect.listen`."""
+
+    reveals = "addresses of nodes"
+
+    def __init__(self, config: Config, pages: CollectorPages) -> None:
+        """Raises `ConfigError` if an address or the web configuration file cannot be used."""
+        web_config = Path(config.server.web_config) if config.server.web_config else None
+        super().__init__(
+            config.collect.listen or COLLECT_LISTEN, pages, web_config, hosts=config.server.hosts
+        )
 
 
 def _ago(good_s: float | None) -> str:

@@ -21,15 +21,17 @@ from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collect.discovery import api_server
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
+from joulebook.lab.rates_service import RatesApp, RatesPages
 from joulebook.lab.web.api import Known
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
+from joulebook.rates.feeds.server import PATH
 from joulebook.server.auth import HostNames, Tokens
 from joulebook.server.connections import PEER_UID
-from joulebook.server.routes import OPEN_PATHS, App
+from joulebook.server.routes import OPEN_PATHS, App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
 
@@ -80,7 +82,7 @@ class LabServer(Server):
 
     reveals = ""
 
-    def __init__(self, lab: Lab, pages: CollectorPages) -> None:
+    def __init__(self, lab: Lab, pages: CollectorPages, rates: RatesPages) -> None:
         """Raises `ConfigError` if an address or the web configuration file cannot be used."""
         server, settings = lab.config.server, lab.config.lab
         hosts = [*server.hosts, urlsplit(lab.url).hostname or ""]
@@ -90,15 +92,10 @@ class LabServer(Server):
             Path(server.web_config) if server.web_config else None,
             hosts=[host for host in hosts if host],
         )
-        self._lab = lab
+        self._lab, self._rates = lab, rates
 
     def _app(self) -> App:
-        return _LabApp(self._pages_of_collector, self._current, self._count, self._hosts, self._lab)
-
-    @property
-    def _pages_of_collector(self) -> CollectorPages:
-        assert isinstance(self._pages, CollectorPages)
-        return self._pages
+        return _LabApp(self._lab, self._rates, self._pages, self._current, self._count, self._hosts)
 
     def _more_sockets(self) -> list[socket.socket]:
         path = self._lab.config.lab.socket
@@ -118,18 +115,21 @@ class LabServer(Server):
         return [listener]
 
 
-class _LabApp(App):
-    """Sends probes and metrics to the collector's pages, and everything else to the lab's."""
+class _LabApp(RatesApp):
+    """Sends probes and metrics to the collector's pages, nodes to the rates, the rest to the lab's
+    pages and API.
+    """
 
     def __init__(
         self,
-        pages: CollectorPages,
+        lab: Lab,
+        rates: RatesPages,
+        pages: Pages,
         web: Callable[[], WebConfig],
         rejected: Callable[[str], None],
         hosts: HostNames,
-        lab: Lab,
     ) -> None:
-        super().__init__(pages, web, rejected, hosts=hosts)
+        super().__init__(rates, pages, web, rejected, hosts)
         self._lab = lab
         app = make_app(lab)
 
@@ -146,6 +146,9 @@ class _LabApp(App):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if path == PATH:  # Rates are public, and nodes ask by any of this server's names.
+            await self._router(scope, receive, send)
+            return
         # With passwords in the web configuration file, Prometheus shows one of these.
         if path in OPEN_PATHS or (path == "/metrics" and self._web().users):
             await super().__call__(scope, receive, send)
