@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
-from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, login, pages
+from joulebook.errors import ConfigError, InputError, JoulebookError, LedgerUnavailable
+from joulebook.lab.web import api, audit_log, login, pages
 from joulebook.lab.web.grants import Throttle
 from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
@@ -58,11 +58,12 @@ def make_app(lab: Lab) -> FastAPI:
     app.include_router(api.router)
     app.include_router(login.router)
     app.include_router(pages.router)
-    changes, questions = Throttle(_CHANGES), Throttle(_QUESTIONS)
+    app.include_router(audit_log.router)
+    changing, asking = Throttle(_CHANGES), Throttle(_QUESTIONS)
 
     @app.middleware("http")
     async def guard(request: Request, onward: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refused(request) or _throttled(request, changes, questions)
+        refused = _refused(request) or _throttled(request, changing, asking)
         response = refused or await onward(request)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -72,6 +73,8 @@ def make_app(lab: Lab) -> FastAPI:
     async def refuse(request: Request, error: JoulebookError) -> Response:
         if isinstance(error, InputError):
             return _answer(request, STATUS.get(error.reason, 400), str(error))
+        if isinstance(error, ConfigError):  # A format of a report wants what the lab has not set.
+            return _answer(request, 422, str(error))
         _once.failed("ledger", "%s", error)
         if isinstance(error, LedgerUnavailable):
             what = "The collected ledger cannot be reached: try again in a minute."

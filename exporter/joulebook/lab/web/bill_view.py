@@ -1,4 +1,4 @@
-"""What a viewer may see of bills: their own lines, and months beside one another."""
+"""What a viewer may see of bills: their own lines, months beside one another, and the audit log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from joulebook.errors import InputError
 from joulebook.lab import billing
-from joulebook.lab.collected import bills
+from joulebook.lab.collected import audit, bills
+from joulebook.lab.collected.audit import AuditEntry
 from joulebook.lab.collected.bills import MonthBill, MonthSum, Period
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
@@ -76,6 +77,12 @@ class BillView:
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""
         return bills.behind(self._database, month) if self.viewer.admin else ()
+
+    def audit(self, most: int) -> list[AuditEntry]:
+        """Return who changed what, the latest first. Raises `InputError` (`forbidden`)."""
+        if not self.viewer.admin:
+            raise InputError("the audit log is for administrators", reason="forbidden")
+        return audit.entries(self._database, most)
 
     def replayed_nodes(self) -> list[str]:
         """Return the nodes that played a recorded trace, whose figures were not measured there."""
