@@ -17,6 +17,7 @@ from tests.command_line import parsed
 from joulebook.config import Config, env_names
 from joulebook.config.load import keys
 from joulebook.lab.collect.metrics import COLLECTOR as OF_COLLECT
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import BY_NAME
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,8 @@ def test_settings_are_those_that_there_are(page: Path) -> None:
         "rates.hardware",
         "budgets",
         "lab.coordinators",
+        "serving.targets",
+        "serving.cost_limits",
     }
     tables |= {table.partition(".")[0] for table in tables}
     wrong = []
@@ -146,7 +149,7 @@ def rules() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_metrics_are_those_that_there_are(page: Path) -> None:
-    ours = {*BY_NAME, *(metric.name for metric in OF_COLLECT), *rules()}
+    ours = {*BY_NAME, *(metric.name for metric in (*OF_COLLECT, *SERVING)), *rules()}
     wrong = [
         name
         for name in re.findall(r"\bjoulebook_[a-z0-9_]+[a-z]\b(?!\.|/)", text_of(page))

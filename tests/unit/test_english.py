@@ -20,6 +20,7 @@ from joulebook import cli
 from joulebook.config import Config
 from joulebook.config.load import keys
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.dcgm import METRICS
 
@@ -94,7 +95,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 TEXTS = [
-    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *METRICS)),
+    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *METRICS)),
     *settings(Config, ""),
     *helps(),
     *pages(),

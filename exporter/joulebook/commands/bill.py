@@ -15,6 +15,7 @@ from joulebook.commands.shared.focus import as_focus
 from joulebook.commands.shared.options import Options
 from joulebook.commands.shared.text import moment
 from joulebook.config import load
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab import billing
 from joulebook.lab.bill_formats import as_csv, as_json
@@ -118,7 +119,7 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
     number, month, giver, taker = billing.correct(database, wanted, _who(args), int(time.time()))
     screen.say(
         f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
-        f"{_who(args)}: {args.why}"
+        f"{_who(args)}: {one_line(args.why)}"
     )
     return 0
 
@@ -145,19 +146,21 @@ def _reason(args: Options, kind: str) -> Reason:
 
 def relabel(database: Database, args: Options, screen: Screen) -> int:
     """Move one workload to another experiment or account."""
-    if args.experiment is None and args.account is None:
+    if not args.experiment and not args.account:
         raise InputError("give --experiment, --account or both", reason="nothing")
     if args.account and not args.anyway:
         billing.refuse_unknown(database, BilledOwner("", args.account), "--account")
     number, old, new = corrections.relabel(
         database,
         args.workload,
-        (args.account, args.experiment),
+        (args.account or None, args.experiment or None),
         _reason(args, "relabel"),
         args.cluster,
     )
     what = f"correction {number}" if number else "nothing was billed to it yet"
-    screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {args.why}")
+    screen.say(
+        f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}"
+    )
     return 0
 
 

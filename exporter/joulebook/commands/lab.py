@@ -31,6 +31,7 @@ from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
@@ -127,10 +128,15 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates = RatesPages(poller)
-    pages = CollectorPages(collector, rates.families)
     coordinators = SlurmCoordinators()
-    servers: list[Server] = [LabServer(make_lab(config, coordinators), pages, rates)]
+    rates, lab = RatesPages(poller), make_lab(config, coordinators)
+    reader = None
+    if config.serving.reads:
+        reader = ServingReader(config.serving, functools.partial(connect, config.collect.url))
+        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    served = lab.serving(reader)
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served()))
+    servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
     if config.lab.slurm_coordinators:

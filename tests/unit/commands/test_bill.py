@@ -301,10 +301,13 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         (("bill", "close", "2026-10", "--account", "nlp"), "--account: not of"),
         (("bill", "show", "--kwh", "5"), "--kwh: not of `joulebook bill show`"),
         (("bill", "close", "2026-10", *MOVE), "--from: not of `joulebook bill close`"),
+        (("bill", "correct", *MOVE, "--cost", "0"), "an amount above zero"),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
+        (("bill", "show", "9999-12"), "expected a month like 2026-11"),
         (("bill", "close"), "give the month"),
         (("relabel", "999", "--experiment", "x", "--why", "y"), "no workload '999'"),
         (("relabel", "101", "--why", "y"), "give --experiment, --account or both"),
+        (("relabel", "101", "--experiment", "", "--why", "y"), "give --experiment, --account"),
     ],
 )
 def test_what_is_refused(

@@ -215,6 +215,17 @@ DEFAULTS = {
         "proxy_header": "X-Remote-User",
         "admin_comment": False,
     },
+    "serving": {
+        "kubernetes": False,
+        "kubernetes_selector": "",
+        "targets": {},
+        "prometheus": "",
+        "prometheus_token_file": "",
+        "every_s": 60.0,
+        "timeout_s": 5.0,
+        "models": 20,
+        "cost_limits": {},
+    },
     "rates": {
         "currency": "EUR",
         "zone": "",

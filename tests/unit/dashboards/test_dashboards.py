@@ -29,6 +29,7 @@ from tests.lab.grafana import (
 
 from joulebook import cli
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
 
 BY_UID = dashboards()
@@ -51,6 +52,7 @@ UIDS = {
     "joulebook-health",
     "joulebook-waste",
     "joulebook-compute",
+    "joulebook-serving",
     "joulebook-books",
 }
 UNITS = {
@@ -58,7 +60,10 @@ UNITS = {
     "celsius", "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
-METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
+METRICS = {
+    metric.name: {*metric.labels, "node", "cluster"}
+    for metric in (*CATALOGUE, *COLLECTOR, *SERVING)
+}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {
     *("kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"),

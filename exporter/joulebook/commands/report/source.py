@@ -21,7 +21,6 @@ from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.collect.metrics import make_collector
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
@@ -167,6 +166,9 @@ def bring_up_to_date(asked: ReportSource, args: Options, config: Config) -> None
     if isinstance(asked, PrometheusSource) or args.ledger:
         raise ConfigError("--wait: for this node's ledger or --collected, which can be brought up")
     if isinstance(asked, CollectedSource):
+        # A collector and its server are much to load for a report that does not wait.
+        from joulebook.lab.collect.metrics import make_collector  # noqa: PLC0415
+
         collect = msgspec.structs.replace(config.collect, url=args.collected or config.collect.url)
         if not make_collector(collect).once():
             Screen(sys.stderr).say(

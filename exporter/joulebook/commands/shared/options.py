@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,9 @@ def command(
     def made(function: Callable[[Options], int]) -> Command:
         @functools.wraps(function)
         def called(**given: object) -> int:
+            # What was imported so far is for good: no collection need look through it.
+            gc.freeze()
+            gc.enable()
             return function(Options(**given))
 
         found = click.command(cls=Command, epilog=epilog or None)(_config(called))

@@ -66,6 +66,15 @@ class StartPlanner:
         self._known_until = known_until
         self._forecasts: dict[tuple[int, int], list[float]] = {}
 
+    @property
+    def changes(self) -> bool:
+        """Return whether one start can be better than another."""
+        return len(set(self._values.values())) > 1
+
+    def value(self, hour: int) -> float | None:
+        """Return what an hour's value turned out to be; `None`: not known."""
+        return self._values.get(hour)
+
     def forecast(self, hour: int, count: int) -> list[float]:
         """Return the values of `count` hours from `hour` on as expected when it begins."""
         known = self._forecasts.get((hour, count))

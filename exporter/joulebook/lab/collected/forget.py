@@ -25,9 +25,9 @@ from joulebook.lab.collected.rollup import closed_to
 Words = Callable[[str], str]
 """Replaces names in a text."""
 
-_PERSON, _ACCOUNT = "person", "account"
-_KEY = "forgotten"
+_KEY, _PERSON, _ACCOUNT = "key", "person", "account"
 
+_SERVED = ("tokens", "serving_totals")
 _GUARDED: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "periods": ("month", ("closed_by",), "periods_update", "periods_kept"),
     "corrections": ("id", ("who", "why"), "corrections_update", "corrections_kept"),
@@ -124,10 +124,10 @@ def _replacing(name: str, pseudonym: str) -> Words:
 
 def _key(database: Database) -> bytes:
     """Return the key of the digests, which is made on first use."""
-    found = database.rows("SELECT value FROM lab_secrets WHERE name = ?", [_KEY])
+    found = database.rows("SELECT digest FROM lab_forgotten WHERE kind = ?", [_KEY])
     if not found:
         found = [(secrets.token_hex(32),)]
-        database.upsert("lab_secrets", [(_KEY, *found[0])])
+        database.upsert("lab_forgotten", [(*found[0], _KEY, "")])
     return bytes.fromhex(found[0][0])
 
 
@@ -178,7 +178,7 @@ def _accounts(database: Database, name: str, words: Words) -> int:
             continue
         digest = _digest(_key(database), _ACCOUNT, account)
         database.upsert("lab_forgotten", [(digest, _ACCOUNT, new)])
-        for table in ("owners", "facts", "tokens"):
+        for table in ("owners", "facts", *_SERVED):
             rows += _set(database, table, "account", new, "account = ?", [account])
     return rows
 
@@ -189,8 +189,9 @@ def _replace(database: Database, name: str, pseudonym: str, words: Words) -> int
     for account, experiment in database.rows(
         "SELECT account, experiment FROM owners WHERE person = ?", [name]
     ):
-        rows += _set(database, "tokens", "experiment", words(experiment),
-                     "account = ? AND experiment = ?", [account, experiment])  # fmt: skip
+        for table in _SERVED:
+            rows += _set(database, table, "experiment", words(experiment),
+                         "account = ? AND experiment = ?", [account, experiment])  # fmt: skip
     his = "id IN (SELECT workload FROM facts WHERE person = ?)"
     rows += _reword(database, "workloads", ("id",), ("workload",), words, his, name)
     for table, key, texts in (
@@ -276,5 +277,6 @@ def _erase(database: Database) -> None:
         database.rows("VACUUM")
         database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return
-    for table in ("owners", "workloads", "facts", "tokens", "lab_grants", "lab_audit", *_GUARDED):
+    changed = ("owners", "workloads", "facts", "lab_grants", "lab_audit", *_SERVED, *_GUARDED)
+    for table in changed:
         database.rows(f"VACUUM (FULL, ANALYZE) {table}")

@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0012"
+HEAD = "0013"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -57,10 +57,6 @@ def _id() -> Column[int]:
 
 def _owner(name: str) -> Column[int]:
     return _number(name, ForeignKey("owners.id"))
-
-
-def _above_zero(*names: str) -> list[CheckConstraint]:
-    return [CheckConstraint(f"{name} >= 0") for name in names]
 
 
 _LEDGER = "ledgers.id"
@@ -103,8 +99,8 @@ Table(
     "owners", METADATA, _id(), *_texts("remainder", "account", "person", "experiment"),
     UniqueConstraint("account", "experiment", "person", "remainder"),
 )  # fmt: skip
-# A node says whose its own rows are and nobody else's, and numbers come again: so a workload is one
-# of a ledger, with its begin. What runs on several nodes is put together when it is reported.
+# A node says whose its own rows are, and numbers come again: so a workload is one of a ledger, with
+# its begin. What runs on several nodes is put together when it is reported.
 # Ledger 0: a row of before, which several nodes may share.
 Table(
     "workloads", METADATA, _id(), *_ints("ledger"), *_texts("cluster", "scheduler", "workload"),
@@ -225,7 +221,7 @@ Table(
     *_texts("component"),  # '': money or CO2e
     *_longs(*_MOVED), *_texts("item", "currency"),  # '': energy
     *_longs(*_PARTS), *_longs("idle_ns", default=0),
-    *_above_zero(*_MOVED, *_PARTS, "idle_ns"),
+    *(CheckConstraint(f"{name} >= 0") for name in (*_MOVED, *_PARTS, "idle_ns")),
     PrimaryKeyConstraint("correction", "line"),
     CheckConstraint("from_owner <> to_owner"), CheckConstraint("(component = '') <> (item = '')"),
     CheckConstraint("component <> '' OR (energy_uj = 0 AND idle_uj = 0 AND held_ns = 0)"),
@@ -250,12 +246,30 @@ Table(
     "exported", METADATA, *_ints("month", "ledger"), *_longs("made_s"),
     *_texts("directory", "state"), PrimaryKeyConstraint("month", "ledger"),
 )  # fmt: skip
-# What was produced, by quarter hour: tokens of a model that was served.
+# Tokens and requests of a served model by quarter hour (0: none; no row: its server was not read).
 Table(
     "tokens", METADATA, *_longs("quarter_s"),
-    *_texts("account", "experiment", "model_name", "kind"), *_ints("workload"),
-    *_longs("tokens"),
+    *_texts("account", "experiment", "model_name", "kind"), *_ints("workload"), *_longs("tokens"),
     PrimaryKeyConstraint("quarter_s", "account", "experiment", "model_name", "kind", "workload"),
+)  # fmt: skip
+# What it cost: `item` of energy (`gpu`, `host`: uJ in `whole`), money or CO2e, or a phase that was
+# measured; over models, idle and not, it is what was booked. And the sums that are exposed.
+_SERVED = ("model_name", "item", "currency")
+_OF_TOTALS = ("cluster", "account", "experiment", *_SERVED)
+Table(
+    "served", METADATA, *_longs("workload", "quarter_s"), *_texts(*_SERVED), *_ints("idle"),
+    *_longs(*_PARTS), PrimaryKeyConstraint("workload", "quarter_s", *_SERVED, "idle"),
+    Index("served_by_quarter", "quarter_s"),
+)  # fmt: skip
+Table(
+    "serving_totals", METADATA, *_texts(*_OF_TOTALS), *_ints("idle"),
+    *_longs(*_PARTS, "changed_s"), PrimaryKeyConstraint(*_OF_TOTALS, "idle"),
+)  # fmt: skip
+# Counters of model servers, as they were read last.
+Table(
+    "serving_counters", METADATA, *_ints("workload"), *_texts("target", "model_name", "kind"),
+    *_longs("value", "read_s", "started_s"),
+    PrimaryKeyConstraint("workload", "target", "model_name", "kind"),
 )  # fmt: skip
 # Nodes that came back under another name, with the ledger that they had.
 Table(
@@ -264,11 +278,8 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
-# What the lab server keeps besides: secrets as SHA-256 only.
-Table(
-    "lab_nonces", METADATA, Column("nonce", Text, primary_key=True),
-    *_longs("until_s"),  # used up by being deleted
-)  # fmt: skip
+# The lab server keeps secrets as SHA-256 only. A nonce is used up by being deleted.
+Table("lab_nonces", METADATA, Column("nonce", Text, primary_key=True), *_longs("until_s"))
 # Sessions of browsers and commands, links into the browser, and tokens of programs.
 Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
@@ -280,12 +291,10 @@ Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
-# Names that are replaced in what comes: a keyed hash of each, and what stands in its place.
+# Names that are replaced in what comes: a keyed hash of each, and what stands in its place; the key.
 Table(
-    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True),
-    *_texts("kind", "pseudonym"),
+    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "pseudonym")
 )  # fmt: skip
-Table("lab_secrets", METADATA, Column("name", Text, primary_key=True), *_texts("value"))
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))

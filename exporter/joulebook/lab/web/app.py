@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, audit_log, login, pages
+from joulebook.lab.web import api, audit_log, login, pages, serving
 from joulebook.lab.web.grants import Throttle
 from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
@@ -58,6 +58,7 @@ def make_app(lab: Lab) -> FastAPI:
     app.include_router(api.router)
     app.include_router(login.router)
     app.include_router(pages.router)
+    app.include_router(serving.router)
     app.include_router(audit_log.router)
     changing, asking = Throttle(_CHANGES), Throttle(_QUESTIONS)
 

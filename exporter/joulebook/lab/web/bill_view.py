@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from joulebook.core.report.serving import ServedModel
 from joulebook.errors import InputError
 from joulebook.lab import billing
-from joulebook.lab.collected import audit, bills
+from joulebook.lab.collected import audit, bills, months, served
 from joulebook.lab.collected.audit import AuditEntry
 from joulebook.lab.collected.bills import MonthBill, MonthSum, Period
 from joulebook.lab.collected.database import Database
@@ -73,6 +74,11 @@ class BillView:
         """Return the same of the whole lab. Raises `InputError` (`forbidden`)."""
         self.refuse_without_totals()
         return bills.by_month(self._database, first, last)
+
+    def serving(self, month: int) -> list[ServedModel]:
+        """Return the models that the viewer's workloads served in a month."""
+        span = (months.begin_s(month), months.begin_s(months.after(month)))
+        return served.models(self._database, span, *self._scope.sql("o.person", "o.account"))
 
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""

@@ -12,10 +12,13 @@ import msgspec
 from joulebook.config import Config
 from joulebook.errors import LedgerError
 from joulebook.lab.collected.database import Database
+from joulebook.lab.serving.metrics import families
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.view import LabView
 from joulebook.lab.web.viewer import Directory, Viewer
+from joulebook.metrics.collector import Family
 
 _IDLE = 8
 """Connections that are kept for the next request."""
@@ -91,6 +94,17 @@ class Lab(msgspec.Struct, frozen=True):
     def secure(self) -> bool:
         """Return whether browsers come by TLS, so that cookies may only go there."""
         return self.url.startswith("https:")
+
+    def serving(self, reader: ServingReader | None) -> Callable[[], list[Family]]:
+        """Return what makes the metrics of served models; none while the ledger is away."""
+        limits, currency = self.config.serving.cost_limits, self.config.rates.currency
+
+        def made() -> list[Family]:
+            with contextlib.suppress(LedgerError), self.databases.one() as database:
+                return families(database, self.now_s(), reader, limits, currency)
+            return []
+
+        return made
 
     @contextlib.contextmanager
     def view(self, viewer: Viewer) -> Iterator[LabView]:

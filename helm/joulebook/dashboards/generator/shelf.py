@@ -12,6 +12,7 @@ from dashboards.generator import (
     lab,
     node,
     recording,
+    serving,
     waste,
     workload,
 )
@@ -24,6 +25,7 @@ BOARDS = (
     health.DASHBOARD,
     waste.DASHBOARD,
     compute.DASHBOARD,
+    serving.DASHBOARD,
     books.DASHBOARD,
 )
 """The dashboards of Prometheus. A new one is a module with a `DASHBOARD`, and its name here."""

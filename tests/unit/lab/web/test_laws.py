@@ -252,6 +252,17 @@ def check_trend(found: dict[int, bills.MonthSum], mine: list[Job], rest_uj: int 
         assert energy_uj == total_uj(job for job in mine if job.month == month) + rest_uj
 
 
+def serving(world: World) -> None:
+    month = world.lot.choice([*MONTHS])
+    mine = world.seen(lambda job: job.month == month)
+    found = world.view.serving(month)
+    assert {each.name for each in found} == {f"model-{job.number}" for job in mine}
+    assert sum(sum(each.energy_uj.values()) for each in found) == total_uj(mine)
+    assert {BilledOwner("", e.account, e.person, e.experiment) for e in found} == {
+        job.owner for job in mine
+    }
+
+
 def for_administrators(world: World) -> None:
     for asked in (world.view.nodes, functools.partial(world.view.audit, 9)):
         if world.view.viewer.admin:
@@ -269,7 +280,7 @@ def refused(asked: Callable[..., object], *given: object, reason: str = "forbidd
 
 QUESTIONS = (
     usage, accounts, months_, periods, totals, jobs, runs, dataset, drawn, of_experiment, bill,
-    trend, trend_of, trend_of_lab, for_administrators,
+    trend, trend_of, trend_of_lab, serving, for_administrators,
 )  # fmt: skip
 OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 """What says nothing of people: for everybody who is known."""
@@ -310,6 +321,12 @@ def fill(database: Database, listed: list[Job]) -> None:
             node.burn(begin_s, REST_UJ, "", held_ns=10**9)
         ingest.take(database, node.page(0), name, NOW_S, frozenset(nodes))
     note(database, NOW_S, "root", "command", "something")
+    numbers = dict(database.rows("SELECT workload, id FROM workloads"))
+    database.upsert(
+        "served",
+        [(numbers[str(job.number)], MONTHS[job.month], f"model-{job.number}", "gpu", "", 0,
+          job.energy_uj, 0, 0) for job in listed],
+    )  # fmt: skip
 
 
 def worlds(empty: Path, folder: Path, count: int) -> Iterator[World]:

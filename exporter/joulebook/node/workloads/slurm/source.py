@@ -96,7 +96,10 @@ class SlurmWorkloads:
         self._node = site.node or alone or host_name()
         self._conf = site.slurm_conf or find_slurm_conf()
         slurmd = find_program("slurmd") if site.slurmd is None else site.slurmd
-        self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
+        self._gres = GresMaps(
+            self._conf, site.gres_conf,
+            slurmd=slurmd, kept=site.events_dir / ".gpu-indices", proc=site.proc,
+        )  # fmt: skip
         self._lock = threading.RLock()
         self._table = JobTable(self._node, site.gpu_ids)
         self._rejections = Rejections()
