@@ -69,7 +69,7 @@ def forget(database: Database, name: str, who: str, now_s: int) -> Forgotten:
     with database.transaction():
         closed_to(database)  # The lock of all who write bills.
         digest = _digest(_key(database), _PERSON, name)
-        again = database.rows("SELECT pseudonym FROM lab_forgotten WHERE digest = ?", [digest])
+        again = database.rows("SELECT alias FROM lab_forgotten WHERE digest = ?", [digest])
         if not again and not _is_known(database, name):
             raise InputError(f"no user {name!r} is in {database.name}", reason="missing")
         pseudonym = str(again[0][0]) if again else f"forgotten-{secrets.token_hex(6)}"
@@ -89,7 +89,7 @@ def pseudonymised(database: Database, page: PostingsPage) -> PostingsPage:
     known = {
         (kind, digest): str(stands)
         for digest, kind, stands in database.rows(
-            "SELECT digest, kind, pseudonym FROM lab_forgotten"
+            "SELECT digest, kind, alias FROM lab_forgotten"
         )
     }
     if not known or not page.workloads:

@@ -291,9 +291,9 @@ Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
-# Names that are replaced in what comes: a keyed hash of each, and what stands in its place; the key.
+# Names that are replaced in what comes: a keyed hash of each, and what stands for it; the key.
 Table(
-    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "pseudonym")
+    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias")
 )  # fmt: skip
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.

@@ -167,6 +167,6 @@ def test_who_was_forgotten_cannot_be_read_off_the_hash(tmp_path: Path) -> None:
             filled(database, burnt())
             forget.forget(database, NAME, "root", DECEMBER_S)
             found.append(
-                database.rows("SELECT digest, pseudonym FROM lab_forgotten WHERE kind <> 'key'")
+                database.rows("SELECT digest, alias FROM lab_forgotten WHERE kind <> 'key'")
             )
     assert not {value for row in found[0] for value in row} & {v for row in found[1] for v in row}

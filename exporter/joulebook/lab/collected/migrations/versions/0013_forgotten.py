@@ -19,5 +19,5 @@ def upgrade() -> None:
         "lab_forgotten",
         Column("digest", Text, primary_key=True),
         Column("kind", Text, nullable=False),
-        Column("pseudonym", Text, nullable=False),
+        Column("alias", Text, nullable=False),
     )
