@@ -88,9 +88,7 @@ def pseudonymised(database: Database, page: PostingsPage) -> PostingsPage:
     """Return a page without the names of people who were forgotten."""
     known = {
         (kind, digest): str(stands)
-        for digest, kind, stands in database.rows(
-            "SELECT digest, kind, alias FROM lab_forgotten"
-        )
+        for digest, kind, stands in database.rows("SELECT digest, kind, alias FROM lab_forgotten")
     }
     if not known or not page.workloads:
         return page
@@ -194,10 +192,9 @@ def _replace(database: Database, name: str, pseudonym: str, words: Words) -> int
                          "account = ? AND experiment = ?", [account, experiment])  # fmt: skip
     his = "id IN (SELECT workload FROM facts WHERE person = ?)"
     rows += _reword(database, "workloads", ("id",), ("workload",), words, his, name)
-    for table, key, texts in (
-        ("facts", ("workload", "ledger"), _TEXTS), ("owners", ("id",), ("experiment",))
-    ):  # fmt: skip
-        rows += _reword(database, table, key, texts, words, "person = ?", name)
+    rows += _reword(database, "facts", ("workload", "ledger"), _TEXTS, words, "person = ?", name)
+    rows += _reword(database, "owners", ("id",), ("experiment",), words, "person = ?", name)
+    for table in ("facts", "owners"):
         rows += _set(database, table, "person", pseudonym, "person = ?", [name])
     # Nobody is let in any more by what the person was given.
     rows += len(database.rows("DELETE FROM lab_grants WHERE person = ? RETURNING 1", [name]))

@@ -149,8 +149,9 @@ class _LabApp(RatesApp):
         if path == PATH:  # Rates are public, and nodes ask by any of this server's names.
             await self._router(scope, receive, send)
             return
-        # With passwords in the web configuration file, Prometheus shows one of these.
-        if path in OPEN_PATHS or (path == "/metrics" and self._web().users):
+        # With passwords in the web configuration file, Prometheus shows one of these, or a token.
+        by_password = path == "/metrics" and self._web().users and not _has_token(scope)
+        if path in OPEN_PATHS or by_password:
             await super().__call__(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
@@ -161,3 +162,10 @@ class _LabApp(RatesApp):
     def close(self) -> None:
         super().close()
         self._lab.databases.close()
+
+
+def _has_token(scope: Scope) -> bool:
+    return any(
+        name == b"authorization" and value[:7].lower() == b"bearer "
+        for name, value in scope["headers"]
+    )

@@ -97,8 +97,8 @@ def served(
         made.databases.close()
 
 
-def bearer(url: str, user: str) -> Mapping[str, str]:
+def bearer(url: str, user: str, now_s: Callable[[], float] = lambda: NOW_S) -> Mapping[str, str]:
     """The header with a token of a user."""
     with opened(url) as database:
-        secret = Grants(database, lambda: NOW_S).make(GrantKind.TOKEN, user, "token", 3600)
+        secret = Grants(database, now_s).make(GrantKind.TOKEN, user, "token", 3600)
     return {"Authorization": f"Bearer {secret}"}

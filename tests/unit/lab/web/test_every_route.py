@@ -207,7 +207,7 @@ def test_bad_input_is_told_and_changes_nothing(url: str, tmp_path: Path) -> None
             assert answer.status_code == 401
             assert "the token is not known here" in answer.text
         for hostile in ("\x7f", "é", "a" * 9000, "'; DROP TABLE owners; --", "Bearer Bearer"):
-            headers = {"Authorization": f"Bearer {hostile}".encode()}
+            headers = {b"Authorization": f"Bearer {hostile}".encode()}
             assert client.get("/api/v1/whoami", headers=headers).status_code == 401
         assert client.get("/enter/none").status_code == 403
         assert client.post("/enter/none").status_code == 403

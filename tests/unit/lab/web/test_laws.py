@@ -142,8 +142,8 @@ def totals(world: World) -> None:
 
 def jobs(world: World) -> None:
     lot = world.lot
-    names = [lot.choice(("", lot.choice(NAMES))) for _ in range(2)]
-    wanted = JobFilter(OCTOBER_S, DECEMBER_S, *names, lot.choice(("", *EXPERIMENTS)))
+    user, account = ("" if lot.random() < 0.5 else lot.choice(NAMES) for _ in range(2))
+    wanted = JobFilter(OCTOBER_S, DECEMBER_S, user, account, lot.choice(("", *EXPERIMENTS)))
     mine = world.seen(
         lambda job: (
             wanted.user in {"", job.user}
@@ -297,9 +297,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def random_jobs(lot: random.Random) -> list[Job]:
-    names = lot.sample(NAMES, lot.randint(2, 5))
+    names, of = lot.sample(NAMES, lot.randint(2, 5)), lot.choice
     return [
-        Job(n, *lot.choices(names, k=2), lot.choice(EXPERIMENTS), lot.choice([*MONTHS]))
+        Job(n, of(names), of(names), of(EXPERIMENTS), of([*MONTHS]))
         for n in range(1, lot.randint(2, 13))
     ]
 
@@ -317,7 +317,8 @@ def fill(database: Database, listed: list[Job]) -> None:
             node.burn(begin_s, REST_UJ, "", held_ns=10**9)
         ingest.take(database, node.page(0), name, NOW_S, frozenset(nodes))
     note(database, NOW_S, "root", "command", "something")
-    numbers = dict(database.rows("SELECT workload, id FROM workloads"))
+    found = database.rows("SELECT workload, id FROM workloads")
+    numbers = {name: number for name, number in found}
     database.upsert(
         "served",
         [(numbers[str(job.number)], MONTHS[job.month], f"model-{job.number}", "gpu", "", 0,
