@@ -212,7 +212,11 @@ DEFAULTS = {
         "munge": True,
         "munge_socket": "",
         "proxy_user": "",
+        "proxy_secret_file": "",
+        "proxy_certificate": "",
         "proxy_header": "X-Remote-User",
+        "kubernetes": False,
+        "slurm_coordinators": False,
         "admin_comment": False,
     },
     "serving": {

@@ -121,7 +121,7 @@ def _replacing(name: str, pseudonym: str) -> Words:
 
 
 def _key(database: Database) -> bytes:
-    """Return the key of the digests, which is made on first use."""
+    """Return the key of the digests, made on first use."""
     found = database.rows("SELECT digest FROM lab_forgotten WHERE kind = ?", [_KEY])
     if not found:
         found = [(secrets.token_hex(32),)]

@@ -30,7 +30,7 @@ from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
 from joulebook.server.auth import HostNames, Tokens
-from joulebook.server.connections import PEER_UID
+from joulebook.server.peers import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
