@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics import dcgm
@@ -57,11 +58,11 @@ _COLLECT = """
 Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.md).
 """
 
-_SERVING = """
+_LAB = """
 ## Of `joulebook lab`
 
-The metrics of `joulebook collect`, and those of served models where `serving` is set, without
-`node` and `cluster`; see [serving](serving.md).
+The metrics of `joulebook collect`, those of served models where `serving` is set, and what last
+month's advice would have saved, without `node`; see [serving](serving.md) and [advice](advice.md).
 """
 
 
@@ -74,7 +75,7 @@ def markdown() -> str:
         f"{_HEAD}\n{_table(CATALOGUE)}"
         f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
-        f"{_SERVING}\n{_table(SERVING)}"
+        f"{_LAB}\n{_table((*SERVING, *ADVICE))}"
     )
 
 

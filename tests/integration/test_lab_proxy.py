@@ -94,9 +94,10 @@ def lab_server(folder: Path, url: str = "") -> Iterator[LabServer]:
             proxy_certificate="proxy.example.org",
         ),
     )
-    rates = RatesPages(make_poller(config, {}))
+    poller = make_poller(config, {})
+    rates = RatesPages(poller)
     pages = CollectorPages(make_collector(config.collect), rates.families)
-    server = LabServer(make_lab(config), pages, rates)
+    server = LabServer(make_lab(config, poller), pages, rates)
     server.start()
     try:
         yield server
@@ -237,7 +238,7 @@ def test_a_secret_that_cannot_be_used_is_told_at_the_start(
         file.chmod(0o600)
     config = Config(lab=LabSection(proxy_secret_file=str(file)))
     with pytest.raises(ConfigError, match=r"lab.proxy_secret_file"):
-        make_lab(config)
+        make_lab(config, make_poller(config, {}))
 
 
 def test_metrics_want_a_token_or_a_password(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from tests.lab import serving
+from tests.lab.scrape import SAVINGS
 from tests.lab.truth import J_PER_KWH, Key, Truth
 from tests.lab.world import JOBS, Job, cluster_of
 
@@ -127,6 +128,10 @@ def _unallocated_cost(w: Window) -> Answer:
     return {name: cost[name] - credit.get(name, 0.0) for name in cost if name}
 
 
+def _advice(what: str, per: float) -> Answer:
+    return {"": sum(value for name, _, value in SAVINGS if name == f"advice_{what}") / per}
+
+
 LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Energy": lambda w: w.kwh("experiment"),
     "Cost": lambda w: w.net("experiment", currency),
@@ -162,6 +167,11 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     ("joulebook-waste", "Unattributed, by reason"): lambda w: w.by(
         "remainder_energy_joules", lambda key: key.labels[-1], J_PER_KWH
     ),
+    ("joulebook-waste", "Energy that advice would have saved"): lambda _: _advice(
+        "energy_joules", J_PER_KWH
+    ),
+    ("joulebook-waste", "Cost that advice would have saved"): lambda _: _advice("cost", 1),
+    ("joulebook-waste", "CO2e that advice would have saved"): lambda _: _advice("co2e_grams", 1000),
     ("joulebook-serving", "Output tokens"): lambda w: w.served("tokens", "output"),
     ("joulebook-serving", "Prompt tokens"): lambda w: w.served("tokens", "prompt"),
     ("joulebook-serving", "Energy of models"): lambda w: w.served("energy_joules", "active"),

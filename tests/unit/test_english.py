@@ -19,6 +19,7 @@ from msgspec import Struct
 from joulebook import cli
 from joulebook.config import Config
 from joulebook.config.load import keys
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
@@ -95,7 +96,10 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 TEXTS = [
-    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *METRICS)),
+    *(
+        (metric.name, metric.help)
+        for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *ADVICE, *METRICS)
+    ),
     *settings(Config, ""),
     *helps(),
     *pages(),

@@ -1,6 +1,6 @@
 """Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that ledger.
+Defines the options of `collect` and `lab`, which share that ledger.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import click
 
 from joulebook import log
 from joulebook.commands.access import forgotten, granted
-from joulebook.commands.bill import main as bill_main
-from joulebook.commands.bill import main_relabel
-from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
+from joulebook.lab.advice.metrics import AdviceGauges
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
@@ -37,8 +36,6 @@ from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
-
-BILL_ACTIONS = ("show", "list", "open", "close", "correct")
 
 logger = logging.getLogger(__name__)
 
@@ -129,13 +126,15 @@ def serve_lab(config: Config) -> int:
     with opened(config.collect.url, create=True):
         pass
     coordinators = SlurmCoordinators()
-    rates, lab = RatesPages(poller), make_lab(config, coordinators)
+    rates, lab = RatesPages(poller), make_lab(config, poller, coordinators)
+    connected = functools.partial(connect, config.collect.url)
     reader = None
     if config.serving.reads:
-        reader = ServingReader(config.serving, functools.partial(connect, config.collect.url))
+        reader = ServingReader(config.serving, connected)
         threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
-    served = lab.serving(reader)
-    pages = CollectorPages(collector, lambda: (*rates.families(), *served()))
+    advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
+    threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
     servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
@@ -174,9 +173,6 @@ def _show(found: Checked, screen: Screen) -> None:
         screen.say(one_line(text, 300))
     held = sum(each.holds for each in found.balances)
     screen.say(f"{held} of {len(found.balances)} balances are exact")
-
-
-_BY = option("--by", metavar="NAME", help="Name to record as the author (default: yours).")
 
 
 @command()
@@ -261,86 +257,3 @@ def lab(options: Options) -> int:
         return serve_lab(config)
     with opened(config.collect.url, create=True) as database:
         return granted(Grants(database), config, options, Screen())
-
-
-@command()
-@argument(
-    "action",
-    type=BillAction(BILL_ACTIONS),
-    default="show",
-    metavar="[ACTION]",
-    help="show: print a month (default). list (or open): list the months. close: close a month "
-    "permanently. correct: move an amount from one owner to another.",
-)
-@argument(
-    "month",
-    required=False,
-    metavar="[MONTH]",
-    help="Month, as in 2026-11. Default: this month; for a correction, the open month.",
-)
-@option("--last", is_flag=True, help="Use last month.")
-@option("--account", metavar="NAME", default="", help="Show only this account.")
-@option(
-    "--format",
-    type=click.Choice(["text", "csv", "json", "focus"]),
-    default="text",
-    show_default=True,
-    help="Output format; focus: rows by FOCUS 1.0.",
-)
-@option(
-    "--anyway",
-    is_flag=True,
-    help="close: even if nodes have not reported the whole month. correct: even if the owner or "
-    "currency is new.",
-)
-@option(
-    "--from",
-    "giver",
-    default="",
-    metavar="OWNER",
-    help="correct: owner to take from: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder such as "
-    "'(unallocated)'.",
-)
-@option(
-    "--to",
-    "taker",
-    default="",
-    metavar="OWNER",
-    help="correct: owner to give to, in the same form.",
-)
-@option("--cost", metavar="AMOUNT", help="correct: amount of money, such as 12.50.")
-@option(
-    "--currency",
-    metavar="CODE",
-    default="",
-    help="correct: currency of --cost (default: the one billed).",
-)
-@option(
-    "--item",
-    type=click.Choice(["electricity", "hardware"]),
-    default="electricity",
-    help="correct: kind of cost.",
-)
-@option("--kwh", metavar="KWH", help="correct: amount of energy.")
-@option("--gpu-hours", metavar="HOURS", help="correct: amount of GPU time held.")
-@option("--co2e-kg", metavar="KG", help="correct: amount of CO2e.")
-@_BY
-@option("--why", metavar="TEXT", help="correct: reason, recorded permanently.")
-def bill(options: Options) -> int:
-    """Show, close or correct the bill of a month, from the collected ledger."""
-    return bill_main(options)
-
-
-@command()
-@argument("workload", metavar="ID", help="Job id or display name.")
-@option("--experiment", metavar="NAME", help="New experiment.")
-@option("--account", metavar="NAME", help="New account.")
-@option("--anyway", is_flag=True, help="Allow an account that nothing was booked to.")
-@option(
-    "--cluster", metavar="NAME", default="", help="Cluster of the workload, if ids are not unique."
-)
-@_BY
-@option("--why", metavar="TEXT", required=True, help="Reason, recorded permanently.")
-def relabel(options: Options) -> int:
-    """Move a workload to another experiment or account, as an entry of the bill."""
-    return main_relabel(options)

@@ -131,7 +131,7 @@ def env_names() -> Mapping[str, tuple[str, ...]]:
 _OTHERS = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD"),
+        *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD", "URL", "LAB_TOKEN"),
         # Set by the SLURM hooks.
         *("EVENTS_DIR", "COMMAND", "LABELS", "SUMMARY"),
         *("RATES_PRICE_TOKEN", "RATES_CARBON_TOKEN"),

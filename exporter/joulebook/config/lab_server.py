@@ -14,8 +14,15 @@ class LabSection(Section, frozen=True):
     url: Annotated[
         str,
         doc(
-            "Address of the lab server for commands on login nodes (`joulebook acct`). Empty: "
-            "the option --lab."
+            "Address of the lab server for commands on login nodes (`joulebook acct`, and `job`, "
+            "`report`, `leaderboard` where there is no ledger to read). Empty: the option --lab."
+        ),
+    ] = ""
+    token_file: Annotated[
+        str,
+        doc(
+            "File with a token of the lab server for these commands. Empty: they prove by MUNGE "
+            "who asks."
         ),
     ] = ""
     listen: Annotated[str, doc("host:port of the lab server.")] = "127.0.0.1:9817"

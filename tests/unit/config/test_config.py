@@ -203,6 +203,7 @@ DEFAULTS = {
     },
     "lab": {
         "url": "",
+        "token_file": "",
         "listen": "127.0.0.1:9817",
         "socket": "",
         "public_url": "",

@@ -28,6 +28,7 @@ from tests.lab.grafana import (
 )
 
 from joulebook import cli
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
 from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
@@ -62,7 +63,7 @@ UNITS = {
 USES = ("total", "increase5m", "increase1h")
 METRICS = {
     metric.name: {*metric.labels, "node", "cluster"}
-    for metric in (*CATALOGUE, *COLLECTOR, *SERVING)
+    for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *ADVICE)
 }
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {

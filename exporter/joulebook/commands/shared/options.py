@@ -121,6 +121,9 @@ def option(*names: str, heading: str = "Options", **given: Any) -> Callable[[F],
 
 argument = click.argument
 
+AT_LAB: dict[str, Any] = {"metavar": "[URL]", "is_flag": False, "flag_value": ""}
+"""`--lab`, which may go without the URL of the configuration."""
+
 
 def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Combine several options into one decorator."""

@@ -102,17 +102,24 @@ def ranked(lines: Sequence[Advice], by: SortBy) -> list[Advice]:
     def rank(line: Advice) -> tuple[bool, int, int, str, AdviceKind]:
         saving = line.saving or Saving()
         of = sizes[by](saving)
-        return (line.saving is None, -of, -saving.energy_uj, str(line.labels), line.kind)
+        return (
+            line.saving is None,
+            -of,
+            -saving.energy_uj,
+            f"{line.cluster} {line.labels}",
+            line.kind,
+        )
 
     return sorted(lines, key=rank)
 
 
-def by_kind(advice: MonthAdvice) -> dict[tuple[str, AdviceKind], Saving]:
-    """Return what each kind of advice would have saved in the month, by account."""
-    found: dict[tuple[str, AdviceKind], list[Saving]] = {}
+def by_kind(advice: MonthAdvice) -> dict[tuple[str, str, AdviceKind], Saving]:
+    """Return what each kind of advice would have saved in the month, by cluster and account."""
+    found: dict[tuple[str, str, AdviceKind], list[Saving]] = {}
     for line in advice.lines:
         if line.saving is not None:
-            found.setdefault((line.labels.account, line.kind), []).append(line.saving)
+            key = (line.cluster, line.labels.account, line.kind)
+            found.setdefault(key, []).append(line.saving)
     return {key: together(savings) for key, savings in sorted(found.items())}
 
 
@@ -139,6 +146,7 @@ class AdviceOut:
 
     kind: str
     title: str
+    cluster: str
     account: str
     user: str
     experiment: str
@@ -163,15 +171,21 @@ def answer(advice: MonthAdvice, by: SortBy) -> MonthAdviceOut:
         months.shown(advice.month),
         [
             AdviceOut(
-                line.kind.value, TITLES[line.kind], line.labels.account, line.labels.user,
-                line.labels.experiment, None if line.saving is None else _saving(line.saving),
-                line.evidence, line.next_step,
+                line.kind.value,
+                TITLES[line.kind],
+                line.cluster,
+                line.labels.account,
+                line.labels.user,
+                line.labels.experiment,
+                None if line.saving is None else _saving(line.saving),
+                line.evidence,
+                line.next_step,
                 [AdviceJobOut(job.shown, _saving(job.saving)) for job in line.jobs],
             )
             for line in ranked(advice.lines, by)
         ],
         list(advice.missing),
-    )  # fmt: skip
+    )
 
 
 def _saving(saving: Saving) -> SavingOut:

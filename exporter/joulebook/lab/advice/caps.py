@@ -113,12 +113,13 @@ def advise(month: Sequence[JobUse], runs: Sequence[JobUse]) -> Iterator[Advice]:
         savings = [JobSaving(job.shown, _saving(job, best)) for job in at_top]
         yield Advice(
             kind=AdviceKind.POWER_LIMIT,
+            cluster=mine[0].cluster,
             labels=mine[0].labels,
             saving=together(each.saving for each in savings),
             evidence=(
                 f"{best.to_runs} runs at {best.to_w} W against {best.from_runs} at {best.from_w} W:"
                 f" {best.saved:.1%} less energy, {best.slower:+.1%} time"
-                f" (within {best.error * 100:.1f} points)"
+                f" (within {max(best.error * 100, 0.1):.1f} points)"
             ),
             next_step=(
                 f"Ask the administrators for a power limit of {best.to_w} W for this experiment "

@@ -64,7 +64,7 @@ _STEPS = {
 
 def advise(jobs: Sequence[JobUse]) -> Iterator[Advice]:
     """Yield a line for each owner and kind of idle time."""
-    for labels, mine in by_owner(jobs).items():
+    for (cluster, labels), mine in by_owner(jobs).items():
         found = {job.shown: (job, parts(job)) for job in mine}
         held_ns = sum(job.gpu.held_ns for job in mine)
         for kind, step in _STEPS.items():
@@ -79,6 +79,7 @@ def advise(jobs: Sequence[JobUse]) -> Iterator[Advice]:
             said = f"{_said(kind, of, time_ns)} of {duration(held_ns)} of GPU time"
             yield Advice(
                 kind=kind,
+                cluster=cluster,
                 labels=labels,
                 saving=together(each.saving for each in savings),
                 evidence=said.replace("\u202f", " "),

@@ -54,20 +54,24 @@ def advise(
     jobs: Sequence[JobUse], curves: Mapping[str, SiteCurves], now_s: int, window_h: int
 ) -> Iterator[Advice]:
     """Yield what the jobs of an owner would have saved at a start chosen by what was known."""
-    for labels, mine in by_owner(jobs).items():
+    for (cluster, labels), mine in by_owner(jobs).items():
+        site = curves.get(cluster)
+        if site is None or site.guide is None:
+            continue
         savings, chosen, best, longest = [], 0.0, 0.0, 0
-        sites: set[str] = set()
         for job in mine:
-            site, hours = curves.get(job.cluster), -(-job.lasted_s // HOUR_S)
-            if site is None or site.guide is None or job.started_s is None or not job.whole:
-                continue
-            if job.scheduler == "process" or not 0 < hours < window_h:
+            hours = -(-job.lasted_s // HOUR_S)
+            if (
+                job.started_s is None
+                or not job.whole
+                or job.scheduler == "process"
+                or not 0 < hours < window_h
+            ):
                 continue
             arrival = job.started_s // HOUR_S
             choice = site.guide.choice(arrival, hours, window_h)
             if choice is None:
                 continue
-            sites.add(job.cluster)
             longest = max(longest, hours)
             chosen += (choice.at_once - choice.chosen) * job.energy_uj
             best += (choice.at_once - choice.best) * job.energy_uj
@@ -78,6 +82,7 @@ def advise(
         said = f"{chosen / best:.0%} of what perfect foresight would have saved" if best else ""
         yield Advice(
             kind=AdviceKind.START,
+            cluster=cluster,
             labels=labels,
             saving=saving,
             evidence=(
@@ -85,8 +90,9 @@ def advise(
                 f"but over within {window_h} h, at starts chosen by the curves as they were known "
                 f"then: {said}"
             ),
-            next_step=_next_step(
-                [(site, curves[site]) for site in sorted(sites)], now_s, longest, window_h
+            next_step=(
+                f"Submit with --begin where a job can wait; one of {longest} h now best starts "
+                f"{next_start(site, now_s, longest, window_h)}."
             ),
             jobs=greatest(savings),
         )
@@ -137,16 +143,3 @@ def next_start(site: SiteCurves, now_s: int, hours: int, window_h: int) -> str:
         per, unit = UG_PER_G, "g CO2e/kWh"
     said = f"{then / per:.3g} {unit}, against {soon / per:.3g} at once"
     return f"{when} UTC ({said})" if start > now else f"at once ({soon / per:.3g} {unit})"
-
-
-def _next_step(
-    sites: Sequence[tuple[str, SiteCurves]], now_s: int, hours: int, window_h: int
-) -> str:
-    said = [
-        f"{f'on {name}: ' if len(sites) > 1 else ''}{next_start(site, now_s, hours, window_h)}"
-        for name, site in sites
-    ]
-    return (
-        f"Submit with --begin where a job can wait; one of {hours} h now best starts "
-        f"{'; '.join(said)}."
-    )

@@ -140,7 +140,7 @@ class JobSaving(NamedTuple):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of advice, for one owner and experiment.
+    """One line of advice, for one owner and experiment of a cluster.
 
     Attributes:
         saving: In the month; `None`: nothing is claimed.
@@ -151,6 +151,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: AdviceKind
+    cluster: str
     labels: Labels
     saving: Saving | None
     evidence: str
@@ -170,11 +171,11 @@ def greatest(jobs: Iterable[JobSaving]) -> tuple[JobSaving, ...]:
     return tuple(sorted(jobs, key=rank)[:MOST_JOBS_SHOWN])
 
 
-def by_owner(jobs: Sequence[JobUse]) -> dict[Labels, list[JobUse]]:
-    """Return the jobs of each owner and experiment."""
-    found: dict[Labels, list[JobUse]] = {}
+def by_owner(jobs: Sequence[JobUse]) -> dict[tuple[str, Labels], list[JobUse]]:
+    """Return the jobs of each owner and experiment of a cluster."""
+    found: dict[tuple[str, Labels], list[JobUse]] = {}
     for job in jobs:
-        found.setdefault(job.labels, []).append(job)
+        found.setdefault((job.cluster, job.labels), []).append(job)
     return found
 
 

@@ -43,6 +43,16 @@ _AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
 _QUARTER_S = 900
 
 
+_IDLE_COST = f"""
+SELECT c.workload, k.item, k.currency, {halves("c.whole", "c.nano", "c.rest")}
+FROM charges c JOIN kinds k ON k.id = c.kind
+WHERE k.item IN ('idle_electricity', 'idle_hardware') AND c.undated = 0
+AND c.quarter_s >= ? AND c.quarter_s < ? AND c.workload IN (*)
+GROUP BY c.workload, k.item, k.currency
+"""  # noqa: S608 - words of ours
+"""Bills do not have what idle time cost: it is a part of what they have."""
+
+
 class Rows(NamedTuple):
     """The rows that may be seen: a condition on `o.person` and `o.account`, and its values."""
 
@@ -76,6 +86,9 @@ def jobs(
         f" {chosen.format(table='billed')} GROUP BY w.id, u.item, u.currency",
         asked,
     ):
+        paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
+    idle = [number for number in numbers if used[number].get(Component.GPU, ZERO).idle_ns]
+    for number, item, currency, *sums in one_by_some(database, _IDLE_COST, span, sorted(idle)):
         paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
     parts = report_query.parts(database, sorted(numbers))
     of_run: dict[WorkloadId, list[int]] = defaultdict(list)

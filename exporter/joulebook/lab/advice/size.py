@@ -34,19 +34,19 @@ def memory(jobs: Sequence[JobUse], sizes: Sequence[CardSize]) -> Iterator[Advice
 
     No saving is claimed: how fast the smaller card is, only a run on it tells.
     """
-    for labels, mine in by_owner(jobs).items():
+    for (cluster, labels), mine in by_owner(jobs).items():
         known = [job for job in mine if job.memory_gib and job.card_gib]
         if not known or len(known) < len(mine):
             continue
         peak = max(job.memory_gib for job in known)
         card = min(job.card_gib for job in known)
-        clusters = {job.cluster for job in known}
-        fits = [s for s in sizes if s.cluster in clusters and peak < s.card_gib < card]
+        fits = [s for s in sizes if s.cluster == cluster and peak < s.card_gib < card]
         if not fits:
             continue
         smallest = min(fits, key=lambda size: (size.card_gib, str(size)))
         yield Advice(
             kind=AdviceKind.MEMORY,
+            cluster=cluster,
             labels=labels,
             saving=None,
             evidence=f"{_jobs(known)} never used more than {peak} GiB of a card's {card} GiB",
@@ -57,7 +57,7 @@ def memory(jobs: Sequence[JobUse], sizes: Sequence[CardSize]) -> Iterator[Advice
 
 def time_limit(jobs: Sequence[JobUse]) -> Iterator[Advice]:
     """Yield experiments whose jobs asked for far more time than the longest of them took."""
-    for labels, mine in by_owner(jobs).items():
+    for (cluster, labels), mine in by_owner(jobs).items():
         known = [j for j in mine if j.asked_s and j.lasted_s and j.outcome in {"", "completed"}]
         if not known:
             continue
@@ -71,6 +71,7 @@ def time_limit(jobs: Sequence[JobUse]) -> Iterator[Advice]:
         )
         yield Advice(
             kind=AdviceKind.TIME_LIMIT,
+            cluster=cluster,
             labels=labels,
             saving=None,
             evidence=said.replace("\u202f", " "),

@@ -95,7 +95,9 @@ class StartPlanner:
     def best_start(self, hour: int, length: int, wait: int) -> int:
         """Return the hour, at most `wait` later, at which to start as far as is known now."""
         sums = _sums(self.forecast(hour, wait + length), length)
-        return hour + sums.index(min(sums))
+        # Of starts that are expected to be alike, the first.
+        enough = min(sums) + 1e-6 * max(map(abs, sums))
+        return hour + next(n for n, each in enumerate(sums) if each <= enough)
 
     def choice(self, arrival: int, length: int, window: int) -> Choice | None:
         """Return what a start would have come to; `None` if the window is not known by now."""

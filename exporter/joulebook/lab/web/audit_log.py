@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Response
 
 from joulebook.lab.web import present
 from joulebook.lab.web.api import Known, TheLab
-from joulebook.lab.web.pages import MOST_ROWS, page
+from joulebook.lab.web.html import page
+from joulebook.lab.web.pages import MOST_ROWS
 
 router = APIRouter()
 

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collect.discovery import api_server
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
@@ -29,6 +29,7 @@ from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
+from joulebook.rates.poller import Poller
 from joulebook.server.auth import HostNames, Tokens
 from joulebook.server.peers import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
@@ -37,15 +38,16 @@ from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
 
-_STATIC = Path(__file__).parent / "static"
 _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
 
 def make_lab(
-    config: Config, coordinators: Callable[[], Mapping[str, Collection[str]]] = dict
+    config: Config,
+    poller: Poller,
+    coordinators: Callable[[], Mapping[str, Collection[str]]] = dict,
 ) -> Lab:
-    """Return the lab server's parts, from its configuration and what the scheduler says of people.
+    """Return the lab server's parts, of its configuration, its rates, and what SLURM says.
 
     Raises `ConfigError`.
     """
@@ -74,6 +76,7 @@ def make_lab(
         (settings.public_url or f"http://{settings.listen}").rstrip("/"),
         uid,
         reviews=Reviews(api_server()) if settings.kubernetes else None,
+        to_come=lambda: KnownToCome(poller.current, config.rates.price.kind),
     )
 
 
@@ -141,7 +144,6 @@ class _LabApp(RatesApp):
             body, media_type = pages.metrics(request.headers.get("accept", ""))
             return Response(body, headers={"Content-Type": media_type})
 
-        app.mount("/static", StaticFiles(directory=_STATIC))
         self._site: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,9 +11,11 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.errors import LedgerError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collected.database import Database
 from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
+from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.view import LabView
@@ -73,6 +75,7 @@ class Lab(msgspec.Struct, frozen=True):
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
         reviews: Asks Kubernetes whose a token is; `None`: tokens of its own are not taken.
+        to_come: What the feeds know of prices and intensities to come.
 
     """
 
@@ -84,6 +87,7 @@ class Lab(msgspec.Struct, frozen=True):
     server_uid: int
     now_s: Callable[[], float] = time.time
     reviews: Reviews | None = None
+    to_come: Callable[[], KnownToCome] = KnownToCome
 
     @property
     def urls(self) -> frozenset[str]:
@@ -111,3 +115,9 @@ class Lab(msgspec.Struct, frozen=True):
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
             yield LabView(database, viewer)
+
+    @contextlib.contextmanager
+    def changes(self, viewer: Viewer) -> Iterator[LabChanges]:
+        """Yield what a viewer may change. Raises `LedgerError`."""
+        with self.databases.one() as database:
+            yield LabChanges(database, viewer, self.now_s)

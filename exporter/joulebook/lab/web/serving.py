@@ -17,7 +17,8 @@ from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.collected import months
 from joulebook.lab.figures import CO2E, Figures, co2e_column, figures, money_columns
 from joulebook.lab.web.api import MONTH, Known, TheLab
-from joulebook.lab.web.pages import MOST_ROWS, page
+from joulebook.lab.web.html import page
+from joulebook.lab.web.pages import MOST_ROWS
 from joulebook.lab.web.present import TableColumn
 
 router = APIRouter()

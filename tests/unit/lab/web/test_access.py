@@ -28,6 +28,9 @@ PATHS = (
     "/experiment?name=secret-project",
     "/experiment?name=bert",
     "/nodes",
+    "/advice?month=2026-11",
+    "/api/v1/advice/2026-11",
+    "/api/v1/advice/2026-11?account=vision&sort=co2e",
 )
 
 

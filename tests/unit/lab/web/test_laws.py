@@ -8,95 +8,29 @@ from __future__ import annotations
 
 import functools
 import random
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from tests.scale import SCALE
-from tests.unit.lab.collected.nodes import DECEMBER_S, NOVEMBER_S, OCTOBER_S, Node
+from tests.unit.lab.collected.nodes import DECEMBER_S, OCTOBER_S
 from tests.unit.lab.web.served import NOW_S
+from tests.unit.lab.web.worlds import EXPERIMENTS, MONTHS, NAMES, REST_UJ, Job, World, uj, worlds
 
-from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Exact
 from joulebook.core.report.dataset import Selection
 from joulebook.errors import InputError
-from joulebook.lab.collected import bills, ingest
-from joulebook.lab.collected.audit import note
-from joulebook.lab.collected.database import Database, connect, opened
+from joulebook.lab.collected import bills
+from joulebook.lab.collected.database import connect
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.view import JobFilter, JobLine, LabView
-from joulebook.lab.web.viewer import Viewer
 
 ASKED = 1_500 if SCALE == 1 else 1_000_000
-OF_ONE_LEDGER = 250
-
-NAMES = ("", "ada", "Ada", "ada ", "a'; --", "%", "grace", "née", "root", "a_a", "\\")
-EXPERIMENTS = ("bert", "vit", "' OR 1=1 --", "")
-MONTHS = {202610: OCTOBER_S, 202611: NOVEMBER_S}
-REST_UJ = 5_000_000
-
-
-class Job(NamedTuple):
-    """A job of somebody's."""
-
-    number: int
-    user: str
-    account: str
-    experiment: str
-    month: int
-
-    @property
-    def energy_uj(self) -> int:
-        """Its energy: a sum of these tells which they were."""
-        return 777_000_000_000 + (1 << self.number)
-
-    @property
-    def node(self) -> str:
-        """Where it ran."""
-        return f"n{self.number % 2}"
-
-    @property
-    def owner(self) -> BilledOwner:
-        """Whom it is billed to."""
-        return BilledOwner("", self.account, self.user, self.experiment)
-
-
-class World(NamedTuple):
-    """A ledger, who asks, and what the rules say that they may see."""
-
-    jobs: list[Job]
-    view: LabView
-    lot: random.Random
-
-    def mine(self, job: Job) -> bool:
-        """What the rules say, in other words than the code's."""
-        viewer = self.view.viewer
-        if viewer.admin:
-            return True
-        if job.user and job.user == viewer.user:
-            return True
-        return job.account != "" and job.account in viewer.coordinates
-
-    def seen(self, only: Callable[[Job], bool] = lambda _: True) -> list[Job]:
-        """The jobs that the viewer may see, of some."""
-        return [job for job in self.jobs if only(job) and self.mine(job)]
-
-    def rest(self, months: Iterable[int]) -> int:
-        """What is nobody's and may be seen."""
-        return 2 * REST_UJ * len([*months]) if self.view.viewer.admin else 0
 
 
 def some(lot: random.Random, names: Iterable[str]) -> frozenset[str]:
     """Nothing, or some of these."""
     return frozenset(lot.sample([*names], lot.choice((0, 0, 1, 2))))
-
-
-def uj(parts: Iterable[Amount | Job]) -> int:
-    """Their energy."""
-    return sum(each.energy_uj for each in parts)
 
 
 def usage(world: World) -> None:
@@ -125,8 +59,12 @@ def accounts(world: World) -> None:
 
 def months_(world: World) -> None:
     seen = {*MONTHS} if world.view.viewer.admin else {job.month for job in world.seen()}
-    for found in (world.view.months(), world.view.periods()):
-        assert {each.month for each in found} == seen
+    assert {each.month for each in world.view.months()} == seen
+    assert {each.period.month for each in world.view.periods()} == seen
+    mine = {job.account for job in world.seen()}
+    if world.view.viewer.admin:
+        mine.add("")
+    assert {account for account in NAMES if world.view.has_account(account)} == mine
 
 
 def totals(world: World) -> None:
@@ -151,7 +89,9 @@ def jobs(world: World) -> None:
             and wanted.experiment in {"", job.experiment}
         )
     )
-    check_jobs(world.view.jobs(wanted), mine)
+    found = world.view.jobs(wanted)
+    check_jobs(found, mine)
+    check_jobs(world.view.as_booked(found), mine)
 
 
 def selection(world: World) -> tuple[Selection, list[Job]]:
@@ -199,7 +139,7 @@ def dataset(world: World) -> None:
 
 def drawn(world: World) -> None:
     wanted, mine = selection(world)
-    data, _ = world.view.drawn(wanted)
+    data, _ = world.view.drawn(wanted, world.view.dataset(0, FOREVER_S, wanted))
     rest = world.rest(MONTHS) if wanted.everything else 0
     assert uj(row.amount for row in data.postings) == uj(mine) + rest
 
@@ -217,7 +157,10 @@ def of_experiment(world: World) -> None:
 def bill(world: World) -> None:
     month, account = world.lot.choice([*MONTHS]), world.lot.choice(("", *NAMES))
     mine = world.seen(lambda job: job.month == month and account in {"", job.account})
-    for found in (world.view.bill(month, account), world.view.whole_bill(month, account).bill):
+    for found in (
+        world.view.bill(month, account),
+        world.view.whole_bill(month, NOW_S, account).bill,
+    ):
         amount, _ = bills.total(found.lines)
         assert amount.energy_uj == uj(mine) + (0 if account else world.rest([month]))
         assert {line.owner for line in found.lines if not line.owner.remainder} == {
@@ -226,13 +169,10 @@ def bill(world: World) -> None:
 
 
 def trend(world: World) -> None:
-    check_trend(world.view.trend(202601, 202612), world.seen(), world.rest([0]))
-
-
-def trend_of(world: World) -> None:
-    user = world.lot.choice(NAMES[1:])
-    mine = world.seen(lambda job: job.user == user)
-    check_trend(world.view.trend_of(user, 202601, 202612), mine)
+    user, account = ("" if world.lot.random() < 0.5 else world.lot.choice(NAMES) for _ in range(2))
+    mine = world.seen(lambda job: user in {"", job.user} and account in {"", job.account})
+    rest_uj = 0 if user or account else world.rest([0])
+    check_trend(world.view.trend(202601, 202612, user, account), mine, rest_uj)
 
 
 def trend_of_lab(world: World) -> None:
@@ -259,6 +199,17 @@ def serving(world: World) -> None:
     }
 
 
+def advice(world: World) -> None:
+    month, account = world.lot.choice([*MONTHS]), world.lot.choice(("", *NAMES))
+    found = world.view.advice(month, NOW_S, account)
+    mine = world.seen(lambda job: job.month == month and account in {"", job.account})
+    owners = {
+        BilledOwner("", line.labels.account, line.labels.user, line.labels.experiment)
+        for line in found.lines
+    }
+    assert owners <= {job.owner for job in mine}
+
+
 def for_administrators(world: World) -> None:
     for asked in (world.view.nodes, functools.partial(world.view.audit, 9)):
         if world.view.viewer.admin:
@@ -276,7 +227,7 @@ def refused(asked: Callable[..., object], *given: object, reason: str = "forbidd
 
 QUESTIONS = (
     usage, accounts, months_, totals, jobs, runs, dataset, drawn, of_experiment, bill,
-    trend, trend_of, trend_of_lab, serving, for_administrators,
+    trend, trend_of_lab, serving, advice, for_administrators,
 )  # fmt: skip
 OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 """What says nothing of people: for everybody who is known."""
@@ -294,54 +245,6 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("laws") / "empty.db"
     connect(f"sqlite://{path}", create=True).close()
     return path
-
-
-def random_jobs(lot: random.Random) -> list[Job]:
-    names, of = lot.sample(NAMES, lot.randint(2, 5)), lot.choice
-    return [
-        Job(n, of(names), of(names), of(EXPERIMENTS), of([*MONTHS]))
-        for n in range(1, lot.randint(2, 13))
-    ]
-
-
-def fill(database: Database, listed: list[Job]) -> None:
-    """The ledgers of two nodes, collected."""
-    nodes = {name: Node(name, name.ljust(32, "f"), "lab") for name in ("n0", "n1")}
-    for job in listed:
-        node, begin_s = nodes[job.node], MONTHS[job.month] + job.number * 900
-        node.label(str(job.number), job.account, job.user, job.experiment,
-                   started_utc_ns=begin_s * 10**9, ended_utc_ns=(begin_s + 1) * 10**9)  # fmt: skip
-        node.burn(begin_s, job.energy_uj, str(job.number), Exact(0, job.number, 0), 10**9)
-    for name, node in nodes.items():
-        for begin_s in MONTHS.values():
-            node.burn(begin_s, REST_UJ, "", held_ns=10**9)
-        ingest.take(database, node.page(0), name, NOW_S, frozenset(nodes))
-    note(database, NOW_S, "root", "command", "something")
-    found = database.rows("SELECT workload, id FROM workloads")
-    numbers = {name: number for name, number in found}
-    database.upsert(
-        "served",
-        [(numbers[str(job.number)], MONTHS[job.month], f"model-{job.number}", "gpu", "", 0,
-          job.energy_uj, 0, 0) for job in listed],
-    )  # fmt: skip
-
-
-def worlds(empty: Path, folder: Path, count: int) -> Iterator[World]:
-    """Random ledgers and viewers, one for each question."""
-    for seed in range(-(-count // OF_ONE_LEDGER)):
-        lot, path = random.Random(seed), folder / "c.db"
-        shutil.copy(empty, path)
-        listed = random_jobs(lot)
-        with opened(f"sqlite://{path}") as database:
-            fill(database, listed)
-            for _ in range(min(OF_ONE_LEDGER, count)):
-                viewer = Viewer(
-                    user=lot.choice(NAMES),
-                    admin=lot.random() < 0.1,
-                    coordinates=frozenset(lot.sample(NAMES, lot.choice((0, 0, 1, 2)))),
-                    public=lot.random() < 0.2,
-                )
-                yield World(listed, LabView(database, viewer), lot)
 
 
 def test_nothing_of_others_is_seen_and_nothing_of_ones_own_is_lost(

@@ -4,7 +4,7 @@ slurmd reads gres.conf and slurm.conf when it starts and at `scontrol reconfigur
 from then on. It is seen by inotify: then slurm.conf, cgroup.conf and gres.conf are opened at once,
 which neither an editor nor a client command does.
 
-What is known is kept in a file beside the event files, for the next daemon: files that changed
+What is known is kept in a file beside the ledger, for the next daemon: files that changed
 since then were read by a slurmd that started later. Otherwise an edit that was known to be unread
 still is, and after one that nobody saw the order is unknown.
 """
