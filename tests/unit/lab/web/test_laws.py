@@ -21,7 +21,7 @@ from joulebook.core.report.dataset import Selection
 from joulebook.errors import InputError
 from joulebook.lab.collected import bills
 from joulebook.lab.collected.database import connect
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.view import JobFilter, JobLine, LabView
 
@@ -182,7 +182,7 @@ def trend_of_lab(world: World) -> None:
     check_trend(world.view.trend_of_lab(202601, 202612), world.jobs, 2 * REST_UJ)
 
 
-def check_trend(found: dict[int, bills.MonthSum], mine: list[Job], rest_uj: int = 0) -> None:
+def check_trend(found: dict[int, MonthSum], mine: list[Job], rest_uj: int = 0) -> None:
     for month in MONTHS:
         energy_uj = uj(found[month].used.values()) if month in found else 0
         assert energy_uj == uj(job for job in mine if job.month == month) + rest_uj
