@@ -218,6 +218,7 @@ DEFAULTS = {
         "proxy_header": "X-Remote-User",
         "kubernetes": False,
         "slurm_coordinators": False,
+        "results": {},
         "admin_comment": False,
     },
     "serving": {

@@ -23,7 +23,8 @@ from joulebook.lab.collected import bills
 from joulebook.lab.collected.database import connect
 from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.web.view import JobFilter, JobLine, LabView
+from joulebook.lab.web.result_view import ResultView
+from joulebook.lab.web.view import JobFilter, JobLine
 
 ASKED = 1_500 if SCALE == 1 else 1_000_000
 
@@ -210,6 +211,22 @@ def advice(world: World) -> None:
     assert owners <= {job.owner for job in mine}
 
 
+def results(world: World) -> None:
+    viewer = world.view.viewer
+    own = [(str(n), name) for n, name in enumerate(NAMES[1:], start=1)
+           if viewer.admin or name == viewer.user]  # fmt: skip
+    found = world.view.result_sets({})
+    assert sorted((each.id, each.owner) for each in found) == sorted(own)
+    number = str(world.lot.randrange(len(NAMES)))
+    if number not in dict(own):
+        refused(world.view.leaderboard, number, {}, reason="missing")
+        return
+    _, board = world.view.leaderboard(number, {})
+    told = repr(board)
+    for job in world.jobs:
+        assert str(job.energy_uj) not in told or world.mine(job)
+
+
 def for_administrators(world: World) -> None:
     for asked in (world.view.nodes, functools.partial(world.view.audit, 9)):
         if world.view.viewer.admin:
@@ -227,7 +244,8 @@ def refused(asked: Callable[..., object], *given: object, reason: str = "forbidd
 
 QUESTIONS = (
     usage, accounts, months_, totals, jobs, runs, dataset, drawn, of_experiment, bill,
-    trend, trend_of_lab, serving, advice, for_administrators,
+    trend, trend_of_lab, serving, advice,
+    results, for_administrators,
 )  # fmt: skip
 OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 """What says nothing of people: for everybody who is known."""
@@ -235,7 +253,7 @@ OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 
 def test_every_question_is_tried() -> None:
     tried = {word.strip("_") for each in QUESTIONS for word in each.__code__.co_names}
-    asked = {name for name in dir(LabView) if not name.startswith("_")}
+    asked = {name for name in dir(ResultView) if not name.startswith("_")}
     assert asked - OF_THE_LEDGER <= tried
 
 
