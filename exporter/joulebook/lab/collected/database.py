@@ -161,6 +161,17 @@ class Database:
             add_partitions(self.connection.exec_driver_sql, new)
         self._months |= new
 
+    def key(self, table: str) -> list[str]:
+        """Return the columns of a table's primary key."""
+        return [column.name for column in self._tables.METADATA.tables[table].primary_key]
+
+    def texts(self) -> dict[str, list[str]]:
+        """Return the columns of each table that hold text."""
+        return {
+            table.name: [column.name for column in table.columns if column.type.python_type is str]
+            for table in self._tables.METADATA.tables.values()
+        }
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()

@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0013"
+HEAD = "0014"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -57,10 +57,6 @@ def _id() -> Column[int]:
 
 def _owner(name: str) -> Column[int]:
     return _number(name, ForeignKey("owners.id"))
-
-
-def _above_zero(*names: str) -> list[CheckConstraint]:
-    return [CheckConstraint(f"{name} >= 0") for name in names]
 
 
 _LEDGER = "ledgers.id"
@@ -225,7 +221,7 @@ Table(
     *_texts("component"),  # '': money or CO2e
     *_longs(*_MOVED), *_texts("item", "currency"),  # '': energy
     *_longs(*_PARTS), *_longs("idle_ns", default=0),
-    *_above_zero(*_MOVED, *_PARTS, "idle_ns"),
+    *(CheckConstraint(f"{name} >= 0") for name in (*_MOVED, *_PARTS, "idle_ns")),
     PrimaryKeyConstraint("correction", "line"),
     CheckConstraint("from_owner <> to_owner"), CheckConstraint("(component = '') <> (item = '')"),
     CheckConstraint("component <> '' OR (energy_uj = 0 AND idle_uj = 0 AND held_ns = 0)"),
@@ -282,12 +278,13 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
-# What the lab server keeps besides: secrets as SHA-256; a nonce is used up by being deleted.
+# Secrets are kept as SHA-256 only. A nonce is used up by being deleted.
 Table("lab_nonces", METADATA, Column("nonce", Text, primary_key=True), *_longs("until_s"))
 # Sessions of browsers and commands, links into the browser, and tokens of programs.
 Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
+    *_texts("accounts", default="[]"),  # JSON: coordinated besides, as the way of proof said
 )  # fmt: skip
 Table("lab_results", METADATA, _id(), *_texts("person", "name", "text", "asked"), *_longs("made_s"))
 # Jobs whose AdminComment was looked at: `what` became of it.
@@ -295,6 +292,8 @@ Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
+# Names that are replaced in what comes, by keyed hash; and the key.
+Table("lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias"))
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))
