@@ -22,7 +22,7 @@ RULES = {
 VALUES = {
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "dashboards": {"enabled": True},
-    "collector": {"enabled": True, "urlSecretName": "ledger"},
+    "lab": {"enabled": True, "urlSecretName": "ledger"},
     "handover": {"tokenSecretName": "token"},
 }
 
