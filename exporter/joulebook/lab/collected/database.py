@@ -161,6 +161,13 @@ class Database:
             add_partitions(self.connection.exec_driver_sql, new)
         self._months |= new
 
+    def leads(self) -> bool:
+        """Return whether this connection may collect: of those to one PostgreSQL, one may.
+
+        As long as it lasts; an sqlite file has one server.
+        """
+        return not self.lock or self.rows("SELECT pg_try_advisory_lock(?)", [_LEADER])[0][0]
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -227,6 +234,9 @@ def add_partitions(run: Callable[[str], Any], months: Iterable[int]) -> None:
                 f" FOR VALUES FROM ({first_s}) TO ({end_s})"
             )
 
+
+_LEADER = 0x4A4C4243
+"""The advisory lock of PostgreSQL of the server that collects: `JLBC`."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
