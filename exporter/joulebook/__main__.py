@@ -2,59 +2,74 @@
 
 Container engines run `joulebook health` all day, so a healthy daemon is queried here, before
 anything but the address in its configuration is loaded. Everything else (no answer, other options,
-a wrong configuration) is left to the command itself.
+a wrong configuration) is left to the command itself. `joulebook mark` needs no other package
+either. The further commands are in extras; one whose extra is missing names it.
 """
 
-import os
 import sys
 
-CONFIG = "/etc/joulebook/joulebook.toml"
+from joulebook import daemon_address
+
 TIMEOUT_S = 5.0
 MAX_BYTES = 65536
+
+NEEDS = {
+    **dict.fromkeys(
+        ("run", "doctor", "config", "hooks", "release", "rates", "record", "calibrate", "replay"),
+        "node",
+    ),
+    **dict.fromkeys(("lab", "collect", "bill", "relabel"), "lab"),
+    "mlflow": "mlflow",
+}
+"""The extra that a command needs; all others need `cli`."""
 
 
 def main() -> int:
     """Run the command line and return its exit status."""
-    if sys.argv[1:] == ["health"]:
+    words = sys.argv[1:]
+    if words == ["health"]:
         try:
             print(_heard())
-        except Exception:  # noqa: S110 - whatever it is, the command says it
-            pass
+        except Exception as error:
+            problem = f"{error}"
         else:
             return 0
-    from joulebook.cli import main as command_line  # noqa: PLC0415
+    elif words[:1] == ["mark"]:
+        from joulebook.mark import main as mark  # noqa: PLC0415
 
-    return command_line()
+        return mark(words[1:])
+    try:
+        from joulebook.cli import main as command_line  # noqa: PLC0415
+
+        return command_line()
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "joulebook":
+            raise
+        if words == ["health"]:
+            print(f"joulebook health: the daemon is not healthy, or not there: {problem}")
+            return 1
+        name = next((word for word in words if not word.startswith("-")), "")
+        print(
+            f"{f'joulebook {name}'.strip()} needs {error.name}, which is not installed here: "
+            f"pip install 'joulebook[{NEEDS.get(name, 'cli')}]'",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _heard() -> str:
     """Return the answer of a healthy daemon. Raises anything at all if there is none."""
-    server: dict[str, str] = {}
-    if os.path.exists(CONFIG):  # noqa: PTH110 - pathlib alone costs as much as all this
-        import tomllib  # noqa: PLC0415
-
-        with open(CONFIG, "rb") as file:  # noqa: PTH123
-            server = tomllib.load(file).get("server", {})
-    listen, web = server.get("listen") or "127.0.0.1:9816", server.get("web_config") or ""
-    listen = os.environ.get("JOULEBOOK_SERVER_LISTEN", listen)
-    web = os.environ.get("JOULEBOOK_SERVER_WEB_CONFIG", web)
-    host, _, port = listen.rpartition(":")
-    status, body = _asked(host.strip("[]"), int(port), tls=bool(web) and _names_tls(web))
+    host, port, tls = daemon_address.listening()
+    status, body = _asked(host, port, tls=tls)
     if status != 200:
-        raise ValueError(status)
+        raise ValueError(body)
     return body
-
-
-def _names_tls(web_config: str) -> bool:
-    with open(web_config, "rb") as file:  # noqa: PTH123
-        return b"tls_server_config" in file.read()
 
 
 def _asked(host: str, port: int, *, tls: bool) -> tuple[int, str]:
     """Get /healthz on this machine, without verifying the certificate."""
     import socket  # noqa: PLC0415
 
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     # As bytes: a string would be treated as an international name, which costs more than all the
     # rest.
     client = socket.create_connection((host.encode(), port), TIMEOUT_S)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] == "mark":
-        return mark.main(words[1:])  # everything after it is the user's command
+        return mark.main(words[1:])
     for text in misspelt(os.environ):
         print(f"joulebook: {text}", file=sys.stderr)
     try:

@@ -54,6 +54,18 @@ def test_wheel_holds_each_kind_of_file(wheel: zipfile.ZipFile, suffix: str) -> N
         assert [name for name in wheel.namelist() if name.endswith(suffix)]
 
 
+def test_a_client_is_less_than_three_mib_to_download(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    packed = zipfile.ZipFile(tmp_path / "msgspec.zip", "w", zipfile.ZIP_DEFLATED)
+    for file in importlib.metadata.distribution("msgspec").files or ():
+        if file.suffix != ".pyc":
+            packed.write(str(file.locate()), str(file))
+    packed.close()
+    own = Path(str(wheel.filename)).stat().st_size
+    assert own + (tmp_path / "msgspec.zip").stat().st_size < 3 * 2**20
+
+
 def test_what_is_shipped_under_copyleft_is_named() -> None:
     locked = {
         name.lower().replace("_", "-")
@@ -107,19 +119,26 @@ def locked(path: Path) -> dict[str, tuple[str, int]]:
 
 
 def wanted(requirements: list[str]) -> set[str]:
-    """The names in a list of requirements."""
-    return {normal(re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0]) for each in requirements}
+    """The names in a list of requirements, those of our own extras spelt out."""
+    names = set()
+    for each in requirements:
+        own = re.fullmatch(r"joulebook\[(.+)\]", each)
+        for extra in own[1].split(",") if own else ():
+            names |= wanted(PROJECT["optional-dependencies"][extra])
+        if own is None:
+            names.add(normal(re.split(r"[^A-Za-z0-9._-]", each, maxsplit=1)[0]))
+    return names
 
 
 @pytest.mark.parametrize(
     ("lock", "requirements"),
     [
-        ("requirements.lock", PROJECT["dependencies"]),
+        ("requirements.lock", [*PROJECT["dependencies"], "joulebook[node]"]),
         (
             "requirements-dev.lock",
             PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
         ),
-        ("requirements-postgresql.lock", PROJECT["optional-dependencies"]["postgresql"]),
+        ("requirements-postgresql.lock", ["joulebook[node,postgresql]"]),
         ("requirements-build.lock", ["hatchling"]),
     ],
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from joulebook.commands.daemon.client import Unreachable
-from joulebook.commands.doctor.daemon import daemon_here
+from joulebook.commands.daemon.client import Unreachable, daemon_here
 from joulebook.commands.shared.options import Options, command
 from joulebook.config import load
 from joulebook.core.sanitize import one_line

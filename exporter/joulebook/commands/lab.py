@@ -19,8 +19,8 @@ import click
 from joulebook import log
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
-from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
+from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from joulebook import log
-from joulebook.commands.daemon.run import stop_asked
 from joulebook.commands.shared.options import Options, argument, command, option
+from joulebook.commands.shared.stopping import stop_asked
 from joulebook.commands.shared.text import NOTHING, UNKNOWN, moment, seconds
 from joulebook.config import Config, load
 from joulebook.config.rates import missing

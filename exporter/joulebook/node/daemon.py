@@ -24,6 +24,7 @@ from joulebook.core.attribution.claims import Claim
 from joulebook.core.energy.host_usage import HostSnapshot
 from joulebook.core.energy.readings import DeviceStatus, Failure, Meter, Reading
 from joulebook.core.ledger.advance import Tick, advance
+from joulebook.core.ledger.card_facts import with_card_facts
 from joulebook.core.ledger.state import Books, Entry
 from joulebook.errors import LedgerUnavailable
 from joulebook.log import LogOnce
@@ -146,7 +147,7 @@ class Daemon:
             tuple(self._failures),
             tuple(self._on_module(claim) for claim in holdings.claims),
             holdings.complete,
-            holdings.facts,
+            with_card_facts(holdings.facts, self._books, self._statuses),
             resumed=self._resumed,
             served=self._books is self._committed,
             rates=money.rates,

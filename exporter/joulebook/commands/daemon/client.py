@@ -79,6 +79,12 @@ def url_of(config: Config) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def daemon_here(config: Config) -> DaemonUrl:
+    """Return this node's daemon, at the address in its configuration."""
+    # On loopback, no secret is sent, and the certificate is for another name.
+    return DaemonUrl(url_of(config), tls=trusting(None, "", insecure=True))
+
+
 def daemon_at(args: Options, config: Config, environ: Mapping[str, str]) -> DaemonUrl:
     """Return the daemon given by `--url`, `--user`, `--ca` and `--insecure`.
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import click
@@ -24,6 +21,7 @@ from msgspec.structs import replace
 
 from joulebook import log
 from joulebook.commands.shared.options import Options, command, option
+from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.config.node import Ledger, Slurm, Tenants
 from joulebook.config.rates import CarbonSection, Hardware, Price, Rates
@@ -37,37 +35,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 60.0
 """Seconds between retries of a daemon that has nothing to measure."""
-
-
-def stop_asked() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set; call it from the main thread.
-
-    SIGHUP sets it only if a terminal can hang up. Sent to a service it means "reload", which we do
-    not support: we log that and go on, since systemd treats an exit by SIGHUP as clean and would
-    not restart the service.
-    """
-    stop = threading.Event()
-    at_terminal = sys.stdin is not None and sys.stdin.isatty()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    def go_on(_signal: int, _frame: FrameType | None) -> None:
-        # In a thread, since the handler may have interrupted a log call.
-        threading.Thread(
-            target=logger.warning,
-            args=(
-                "SIGHUP ignored: the configuration is only read at startup; restart to apply "
-                "changes",
-            ),
-            name="sighup",
-        ).start()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it
-        signal.signal(signal.SIGHUP, end if at_terminal else go_on)
-    return stop
 
 
 def main(args: Options) -> int:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator
 
 from joulebook import __version__
-from joulebook.commands.daemon.client import DaemonUrl, Unreachable, described, url_of
+from joulebook.commands.daemon.client import Unreachable, daemon_here, described, url_of
 from joulebook.commands.doctor.checks import Check, Finding, Site, fail, nothing, ok, warn
 from joulebook.commands.shared.text import seconds, several
 from joulebook.commands.top.scrape import NodeScrape, read_board
 from joulebook.config import Config, parse_listen
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError, InputError, LedgerError
-from joulebook.http_client import trusting
 from joulebook.lab.collect.client import NodeClient
 from joulebook.lab.collected.bills import reported
 from joulebook.lab.collected.database import opened
@@ -146,12 +145,6 @@ def _told(board: NodeScrape, *, waiting: bool) -> Iterator[Finding]:
             f"exposed metrics are off by {board.sums.difference_j:,.2f} J",
             "Report this as a bug, with the text of /metrics.",
         )
-
-
-def daemon_here(config: Config) -> DaemonUrl:
-    """Return this node's daemon, at the address in its configuration."""
-    # On loopback, no secret is sent, and the certificate is for another name.
-    return DaemonUrl(url_of(config), tls=trusting(None, "", insecure=True))
 
 
 CHECKS: tuple[Check, ...] = (process, reach, ready, measuring)

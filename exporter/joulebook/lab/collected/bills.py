@@ -16,7 +16,7 @@ from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item, 
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
 from joulebook.lab.collected import months
-from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.database import Database, Row
 from joulebook.lab.collected.months import after, begin_s, month_of
 from joulebook.lab.collected.rollup import closed_to
 from joulebook.lab.collected.schema import BilledOwner
@@ -51,7 +51,7 @@ SELECT remainder, account, person, experiment, correction, late_for, {columns}, 
     SELECT owner, 0 AS correction, late_for, {columns}, {plain} FROM {table} WHERE month = ?
     UNION ALL SELECT to_owner, correction, 0, {columns}, {plain} {of_month}
     UNION ALL SELECT from_owner, correction, 0, {columns}, {minus} {of_month}
-) e JOIN owners ON owners.id = owner WHERE (? = '' OR account = ?)
+) e JOIN owners ON owners.id = owner WHERE (? = '' OR account = ?) AND ONLY
 """  # noqa: S608 - words of ours
 
 
@@ -125,24 +125,36 @@ class Period(NamedTuple):
 def bill(database: Database, month: int, account: str = "") -> MonthBill:
     """Return the bill of a month, in one view."""
     with database.transaction(writes=False):
-        return _bill(database, month, account)
+        return read(database, month, account)
 
 
-def _bill(database: Database, month: int, account: str) -> MonthBill:
+def read(
+    database: Database,
+    month: int,
+    account: str = "",
+    only: tuple[str, Sequence[object]] = ("1 = 1", ()),
+) -> MonthBill:
+    """Return the bill of a month, in the caller's transaction.
+
+    `only` is a condition on the columns of owners, and its values: other lines are left out, and
+    corrections that have no other.
+    """
+    where, values = only
     lines: dict[tuple[BilledOwner, int, int], BillLine] = {}
-    chosen = [month, month, month, account, account]
+    chosen = [month, month, month, account, account, *values]
+    used, billed_ = (sql.replace("ONLY", where) for sql in (_USED, _BILLED))
 
     def line(owner: BilledOwner, correction: int, late_for: int) -> BillLine:
         key = (owner, late_for, correction)
         return lines.setdefault(key, BillLine(*key, {}, {}))
 
-    for *who, correction, late_for, component, e, i, h, n in database.rows(_USED, chosen):
+    for *who, correction, late_for, component, e, i, h, n in database.rows(used, chosen):
         more = Amount(e, i, h, n)
         if correction or more != ZERO:
-            used = line(BilledOwner(*who), correction, late_for).used
-            used[component] = used.get(component, ZERO).plus(more)
+            sums = line(BilledOwner(*who), correction, late_for).used
+            sums[component] = sums.get(component, ZERO).plus(more)
     for *who, correction, late_for, item, currency, whole, nano, rest in database.rows(
-        _BILLED, chosen
+        billed_, chosen
     ):
         exact = Exact.of(Exact(whole, nano, rest).atoms)
         if correction or exact != NOTHING:
@@ -174,6 +186,48 @@ def short(database: Database, month: int, account: str = "") -> list[str]:
     begin_ns, end_ns = begin_s(month) * NS_PER_S, begin_s(after(month)) * NS_PER_S
     asked = [month, account, account, end_ns, end_ns, begin_ns, begin_ns]
     return [f"{scheduler}/{name}" for scheduler, name in database.rows(_SHORT, asked)]
+
+
+_OF_MONTHS = """
+SELECT month, {columns}, {sums} FROM (
+    SELECT month, owner, {columns}, {plain} FROM {table} WHERE month >= ? AND month <= ?
+    UNION ALL SELECT month, to_owner, {columns}, {plain} {moved}
+    UNION ALL SELECT month, from_owner, {columns}, {minus} {moved}
+) e JOIN owners ON owners.id = owner WHERE {where} GROUP BY month, {columns}
+"""
+
+
+class MonthSum(NamedTuple):
+    """What a month comes to: energy and time by component, money and CO2e."""
+
+    used: dict[str, Amount]
+    billed: Charges
+
+
+def by_month(
+    database: Database, first: int, last: int, only: tuple[str, Sequence[object]] = ("1 = 1", ())
+) -> dict[int, MonthSum]:
+    """Return what each month from `first` to `last` comes to, of the owners that are asked for."""
+    where, values = only
+    found: dict[int, MonthSum] = {}
+
+    def rows(table: str, columns: str, amounts: Sequence[str], kind: str) -> Sequence[Row]:
+        sql = _OF_MONTHS.format(
+            table=table, columns=columns, where=where, sums=halves(*amounts),
+            plain=", ".join(amounts), minus=", ".join(f"-{amount}" for amount in amounts),
+            moved=f"FROM transfers WHERE month >= ? AND month <= ? AND {kind} <> ''",
+        )  # fmt: skip
+        return database.rows(sql, [*[first, last] * 3, *values])
+
+    of_energy = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
+    for month, component, *sums in rows("month_used", "component", of_energy, "component"):
+        found.setdefault(month, MonthSum({}, {})).used[component] = Amount(*wholes(sums))
+    for month, item, currency, *sums in rows(
+        "month_billed", "item, currency", ("whole", "nano", "rest"), "item"
+    ):
+        charge = Charge(Item(item), currency)
+        found.setdefault(month, MonthSum({}, {})).billed[charge] = exact(sums)
+    return found
 
 
 def total(lines: Sequence[BillLine]) -> tuple[Amount, Charges]:

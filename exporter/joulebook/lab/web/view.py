@@ -25,16 +25,23 @@ from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError
 from joulebook.lab.collected import bills, months, report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
-from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.web.viewer import Scope, Viewer
+from joulebook.lab.web.bill_view import BillView
+from joulebook.lab.web.viewer import Scope
+from joulebook.units import NS_PER_S, QUARTER_NS
 
 DAY_S = months.DAY_S
 
+QUARTER_S = QUARTER_NS // NS_PER_S
+
 MOST_JOBS = 50_000
 """The most parts of jobs of one question; more ask for a shorter time."""
+
+_TOO_MANY = (
+    f"more than {MOST_JOBS:,} jobs: ask for fewer days, or for one user, account or experiment"
+)
 
 _AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
 
@@ -108,13 +115,8 @@ def of_job(job: str, cluster: str) -> Selection:
     return Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
 
 
-class LabView:
+class LabView(BillView):
     """What one viewer sees of one open database."""
-
-    def __init__(self, database: Database, viewer: Viewer) -> None:
-        self._database = database
-        self.viewer = viewer
-        self._scope = viewer.scope
 
     def months(self) -> list[bills.Period]:
         """Return the months in which the viewer has anything, the latest first."""
@@ -146,8 +148,7 @@ class LabView:
 
         Raises `InputError` (`forbidden`) if these are not open to the viewer.
         """
-        if not self.viewer.sees_totals:
-            raise InputError("the lab's totals are for administrators", reason="forbidden")
+        self.refuse_without_totals()
         return self._usage(month, ("remainder",), "1 = 1", [])
 
     def jobs(self, wanted: JobFilter) -> list[JobLine]:
@@ -174,11 +175,7 @@ class LabView:
         ):
             of.setdefault(number, {})[component] = Amount(*wholes(sums))
         if len(of) > MOST_JOBS or sum(map(len, of.values())) > MOST_JOBS:
-            raise InputError(
-                f"more than {MOST_JOBS:,} jobs: ask for fewer days, or for one user, account or "
-                "experiment",
-                reason="too_many",
-            )
+            raise InputError(_TOO_MANY, reason="too_many")
         paid: dict[int, Charges] = {}
         for number, item, currency, *sums in self._database.rows(
             f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
@@ -218,10 +215,50 @@ class LabView:
             raise InputError(f"no experiment {name!r} of yours is in the ledger", reason="missing")
         return data
 
-    def dataset(self, since_s: int, until_s: int, wanted: Selection) -> ReportData:
-        """Return the data of a report on what the viewer may see of a selection."""
-        found = report_query.account(self._database, since_s, until_s, wanted)
+    def dataset(
+        self, since_s: int, until_s: int, wanted: Selection, hourly: str = ""
+    ) -> ReportData:
+        """Return the data of a report on what the viewer may see of a selection.
+
+        `hourly` says what needs quarter hours, where days of compacted months will not do. Raises
+        `InputError` (`too_many`) for more than one answer can hold.
+        """
+        if not (wanted.experiments or wanted.workloads or wanted.jobs):
+            self._refuse_too_many(since_s, until_s)
+        asked = self._narrowed(wanted)
+        found = report_query.account(self._database, since_s, until_s, asked, hourly)
         return found if self._scope.everything else restricted(found, self._scope)
+
+    def drawn(self, wanted: Selection) -> tuple[ReportData, int]:
+        """Return data for pictures and how many seconds one of its rows stands for at most.
+
+        Months that are kept by day are drawn by day if their quarter hours were not exported.
+        """
+        try:
+            return self.dataset(0, FOREVER_S, wanted, "a picture of power"), QUARTER_S
+        except InputError:
+            return self.dataset(0, FOREVER_S, wanted), DAY_S
+
+    def _narrowed(self, wanted: Selection) -> Selection:
+        """Return a selection that leaves out most of what `restricted` would leave out anyway."""
+        if self._scope.everything or wanted.accounts:
+            return wanted
+        if self._scope.accounts:
+            mine = {str(account) for (account,) in self._own_accounts()}
+            return msgspec.structs.replace(wanted, accounts=frozenset({"", *mine}))
+        users = wanted.users or {self._scope.user}
+        return msgspec.structs.replace(wanted, users=frozenset(users))
+
+    def _refuse_too_many(self, since_s: int, until_s: int) -> None:
+        where, values = self._scope.sql("o.person", "o.account")
+        ((count,),) = self._database.rows(
+            "SELECT count(1) FROM (SELECT DISTINCT u.workload FROM used u"  # noqa: S608
+            " JOIN owners o ON o.id = u.owner WHERE u.workload > 0 AND u.day_s >= ?"
+            f" AND u.day_s < ? AND {where} LIMIT {MOST_JOBS + 1}) many",
+            [since_s // DAY_S * DAY_S, until_s, *values],
+        )
+        if count > MOST_JOBS:
+            raise InputError(_TOO_MANY, reason="too_many")
 
     def nodes(self) -> list[NodeLine]:
         """Return the state of collection. Raises `InputError` (`forbidden`) for non-admins."""
@@ -235,10 +272,6 @@ class LabView:
                 " FROM ledgers ORDER BY cluster, node"
             )
         ]  # fmt: skip
-
-    def replayed_nodes(self) -> list[str]:
-        """Return the nodes that played a recorded trace, whose figures were not measured there."""
-        return sorted({node for node, *_ in bills.replayed_meters(self._database)})
 
     def collected_to_s(self) -> int:
         """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""

@@ -12,7 +12,7 @@ import pytest
 
 SERVICE = """
 import logging, signal, sys
-from joulebook.commands.daemon.run import stop_asked
+from joulebook.commands.shared.stopping import stop_asked
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 stop = stop_asked()
 print("up", flush=True)

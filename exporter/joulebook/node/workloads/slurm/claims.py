@@ -26,7 +26,8 @@ GresOf = Callable[[str], tuple[bool, GresMap | None]]
 MIG_WAIT_NS = 5 * NS_PER_S
 """For so long a job waits for its MIG instance to be seen: they are listed every few seconds."""
 
-_EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", "array_task_id")
+_EXTRA = ("partition", "qos", "cluster", "wckey", "het_job_id", "array_job_id", "array_task_id",
+          "time_limit_s")  # fmt: skip
 
 
 def claims_of(

@@ -31,6 +31,9 @@ _ACCOUNT = re.compile(
 )
 _STATE = re.compile(r"^   JobState=(\S+)", re.MULTILINE)
 _RESTARTS = re.compile(r"^   Requeue=\d+ Restarts=(\d{1,9})\b", re.MULTILINE)
+_LIMIT = re.compile(
+    r"^   RunTime=\S+ TimeLimit=(?:(\d+)-)?(\d\d):(\d\d):(\d\d) TimeMin=", re.MULTILINE
+)
 _TIMES = re.compile(r"^   StartTime=(\S+) EndTime=(\S+)", re.MULTILINE)
 _PARTITION = re.compile(r"^   Partition=(\S+)", re.MULTILINE)
 _WHOLE = re.compile(r"^   JOB_GRES=(\S*)", re.MULTILINE)
@@ -39,7 +42,18 @@ _NODES = re.compile(
     r"(?:^   JOB_GRES=\S*\n)?(?:^ {4,6}Nodes=\S+ CPU_IDs=\S* Mem=\S* GRES=\S*$\n?)+", re.MULTILINE
 )
 _AFTER_GPUS = re.compile(r"^   MinCPUsNode=", re.MULTILINE)
-_ONCE = (_USER, _ACCOUNT, _STATE, _RESTARTS, _TIMES, _PARTITION, _WHOLE, _NODES, _AFTER_GPUS)
+_ONCE = (
+    _USER,
+    _ACCOUNT,
+    _STATE,
+    _RESTARTS,
+    _LIMIT,
+    _TIMES,
+    _PARTITION,
+    _WHOLE,
+    _NODES,
+    _AFTER_GPUS,
+)
 _FREE_TEXT = re.compile(r"^   (?:Command|WorkDir|Comment)=", re.MULTILINE)
 _COMMENT = re.compile(r"^   Comment=(.*)$", re.MULTILINE)
 _GRES_ITEM = re.compile(r"(gpu|shard)(?::[^:,()]+)?:(\d{1,6})\(IDX:([^()]*(?:\([^()]*\)[^()]*)*)\)")
@@ -76,6 +90,7 @@ class JobAnswer(msgspec.Struct, frozen=True):
         restart_count: How often it was requeued.
         start_s: When it started (UTC seconds; 0: not known).
         end_s: When it ended (0: it has not, or not known).
+        limit_s: For how long it may run (0: without a limit, or not known).
         gpus: The GPUs that it holds. Empty once it has ended.
         nodes: The nodes of it that have any.
         het_job_id, het_offset: Of a component of a heterogeneous job: the job, and which it is.
@@ -90,6 +105,7 @@ class JobAnswer(msgspec.Struct, frozen=True):
     restart_count: int | None = None
     start_s: int = 0
     end_s: int = 0
+    limit_s: int = 0
     name: str = ""
     user: str = ""
     uid: int | None = None
@@ -189,6 +205,7 @@ def _read(record: str, job_id: str, name: str | None = None) -> JobAnswer | None
         restart_count=int(restarts[1]) if restarts else None,
         start_s=_time_s(times[1]) if times and state not in WAITING else 0,
         end_s=_time_s(times[2]) if times and state not in ON_NODE | WAITING else 0,
+        limit_s=_limit_s(_LIMIT.search(reported)),
         name=_words(name, 2048),
         user=clean_label(user["user"]),
         uid=int(user["uid"]),
@@ -222,6 +239,13 @@ def _value(found: re.Match[str] | None, limit: int = 128) -> str:
 
 def _words(text: str, limit: int = 128) -> str:
     return "" if text in {"(null)", "N/A"} else clean_label(text, limit)
+
+
+def _limit_s(found: re.Match[str] | None) -> int:
+    if found is None:
+        return 0
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _time_s(text: str) -> int:

@@ -254,6 +254,8 @@ def _learn(job: Job, answer: JobAnswer) -> None:
     job.correct(name=answer.name, qos=answer.qos)
     job.source("job_name", answer.name, better=True)
     job.learn(partition=answer.partition, wckey=answer.wckey)
+    if answer.limit_s:
+        job.correct(time_limit_s=f"{answer.limit_s}")
     if answer.array_job_id.isdecimal() and answer.array_task_id.isdecimal():
         job.learn(array_job_id=answer.array_job_id, array_task_id=answer.array_task_id)
     if answer.het_job_id:

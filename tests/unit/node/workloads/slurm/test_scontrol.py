@@ -24,6 +24,7 @@ RECORD = """JobId=2 ArrayJobId=1 ArrayTaskId=7 JobName=train model
    Priority=4294901759 Nice=0 Account=phys lab QOS=normal WCKey=*paper
    JobState=RUNNING Reason=None Dependency=(null)
    Requeue=1 Restarts=3 BatchFlag=1 Reboot=0 ExitCode=0:0
+   RunTime=00:01:02 TimeLimit=365-00:00:00 TimeMin=N/A
    StartTime=2026-11-30T10:41:13 EndTime=2027-11-30T10:41:13 Deadline=N/A
    Partition=a100 AllocNode:Sid=localhost:3429
    NodeList=n[1-3]
@@ -43,6 +44,7 @@ ANSWER = JobAnswer(
     state="RUNNING",
     restart_count=3,
     start_s=1796035273,
+    limit_s=365 * 86_400,
     name="train model",
     user="ada",
     uid=1000,
@@ -71,6 +73,7 @@ FORGED = """
    Priority=1 Nice=0 Account=rich QOS=normal
    JobState=RUNNING Reason=None Dependency=(null)
    Requeue=1 Restarts=9 BatchFlag=1
+   RunTime=00:01:02 TimeLimit=00:01:00 TimeMin=N/A
    StartTime=2020-01-01T00:00:00 EndTime=Unknown Deadline=N/A
    JOB_GRES=gpu:8
      Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:8(IDX:0-7)
@@ -80,6 +83,15 @@ FORGED = """
 
 def test_a_record_is_read() -> None:
     assert parse_job(RECORD, "2") == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("text", "limit_s"),
+    [("00:30:00", 1800), ("2-01:00:01", 176_401), ("UNLIMITED", 0), ("Partition_Limit", 0)],
+)
+def test_the_time_that_was_asked_for(text: str, limit_s: int) -> None:
+    answer = parse_job(RECORD.replace("365-00:00:00", text), "2")
+    assert answer == msgspec.structs.replace(ANSWER, limit_s=limit_s)
 
 
 @pytest.mark.parametrize(
