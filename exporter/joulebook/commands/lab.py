@@ -6,7 +6,6 @@ Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that 
 from __future__ import annotations
 
 import functools
-import getpass
 import logging
 import os
 import threading
@@ -17,6 +16,7 @@ from contextlib import ExitStack
 import click
 
 from joulebook import log
+from joulebook.commands.access import forgotten, granted
 from joulebook.commands.bill import main as bill_main
 from joulebook.commands.bill import main_relabel
 from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
@@ -31,7 +31,8 @@ from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
-from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
+from joulebook.lab.web.grants import Grants
+from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
@@ -128,9 +129,14 @@ def serve_lab(config: Config) -> int:
         pass
     rates = RatesPages(poller)
     pages = CollectorPages(collector, rates.families)
-    servers: list[Server] = [LabServer(make_lab(config), pages, rates)]
+    coordinators = SlurmCoordinators()
+    servers: list[Server] = [LabServer(make_lab(config, coordinators), pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
+    if config.lab.slurm_coordinators:
+        threading.Thread(
+            target=coordinators.run, args=(stop,), name="coordinators", daemon=True
+        ).start()
     if config.lab.admin_comment:
         writer = CommentWriter(functools.partial(connect, config.collect.url))
         every_s = config.collect.every_s
@@ -207,6 +213,14 @@ def collect(options: Options) -> int:
 
 
 @command()
+@argument(
+    "action",
+    type=click.Choice(["forget"]),
+    required=False,
+    metavar="[forget",
+    help="forget: replace the name of a user by a pseudonym, everywhere and for ever.",
+)
+@argument("name", required=False, metavar="USER]", help="The user to forget.")
 @option(
     "--link",
     is_flag=True,
@@ -230,35 +244,17 @@ def collect(options: Options) -> int:
 def lab(options: Options) -> int:
     """Serve pages and an API over the collected ledger, and collect from the nodes."""
     config = load(options.config, os.environ)
+    if options.action:
+        if not options.name:
+            raise click.UsageError("forget needs a USER")
+        with opened(config.collect.url, create=True) as database:
+            return forgotten(database, config, options.name, Screen())
     if options.add_token and not options.user:
         raise click.UsageError("--add-token needs --user NAME")
     if not (options.link or options.add_token or options.revoke_token):
         return serve_lab(config)
     with opened(config.collect.url, create=True) as database:
-        return _grant(Grants(database), config, options, Screen())
-
-
-def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> int:
-    """Make or end what lets somebody in; who may write the ledger may do so."""
-    who = getpass.getuser()
-    if options.link:
-        base = config.lab.public_url or f"http://{config.lab.listen}"
-        screen.say(
-            f"{base.rstrip('/')}/enter/{grants.make(GrantKind.LINK, who, 'command', LINK_S)}"
-        )
-        return 0
-    if options.revoke_token:
-        ended = grants.revoke(options.revoke_token)
-        grants.note(who, "command", f"token {options.revoke_token} revoked")
-        screen.say(f"{ended} tokens of that name have ended")
-        return 0 if ended else 1
-    screen.say(
-        grants.make(
-            GrantKind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
-        )
-    )
-    grants.note(who, "command", f"token {options.add_token} for {options.user}")
-    return 0
+        return granted(Grants(database), config, options, Screen())
 
 
 @command()

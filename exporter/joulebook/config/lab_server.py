@@ -47,10 +47,36 @@ class LabSection(Section, frozen=True):
     proxy_user: Annotated[
         str,
         doc(
-            "Account of a reverse proxy that proves who its users are and asks on `socket`; only "
-            "this account may name others. Empty: none."
+            "Account of a reverse proxy that proves who its users are and asks on `socket`. A "
+            "proxy that proves itself may name others in `proxy_header`. Empty: none."
         ),
     ] = ""
+    proxy_secret_file: Annotated[
+        str,
+        doc(
+            "File of secrets, one a line, of a reverse proxy that asks over TCP and shows one in "
+            "the header X-Joulebook-Proxy-Secret. Empty: none."
+        ),
+    ] = ""
+    proxy_certificate: Annotated[
+        str,
+        doc(
+            "Name in the client certificate of a reverse proxy that asks by mutual TLS "
+            "(`client_ca_file` of `server.web_config`). Empty: none."
+        ),
+    ] = ""
+    kubernetes: Annotated[
+        bool,
+        doc(
+            "Accept tokens of Kubernetes that are made for the audience joulebook-lab. Whoever may "
+            "list the pods of a namespace sees all jobs of that account. Needs rights to create "
+            "tokenreviews and subjectaccessreviews."
+        ),
+    ] = False
+    slurm_coordinators: Annotated[
+        bool,
+        doc("Take the coordinators of accounts from sacctmgr, too, every ten minutes."),
+    ] = False
     admin_comment: Annotated[
         bool,
         doc(
@@ -69,6 +95,8 @@ def lab_conflicts(lab: LabSection) -> Iterator[tuple[str, str]]:
             yield f"lab.{key}", f"{value!r}: expected http(s)://host:port without a path"
     if lab.socket and not lab.socket.startswith("/"):
         yield "lab.socket", f"{lab.socket!r}: expected an absolute path"
+    if lab.proxy_secret_file and not lab.proxy_secret_file.startswith("/"):
+        yield "lab.proxy_secret_file", f"{lab.proxy_secret_file!r}: expected an absolute path"
     if lab.proxy_user and not lab.socket:
         yield "lab.proxy_user", "expected together with lab.socket, on which the proxy asks"
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", lab.proxy_header, re.ASCII):

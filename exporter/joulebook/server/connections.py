@@ -74,6 +74,17 @@ PEER_UID = "uid:"
 """On a Unix socket a client's address is this and the uid of its process, as the kernel says."""
 
 
+PEER_NAMES = "peer_names"
+"""In `scope["state"]`: the names in a client's verified certificate (TLS)."""
+
+
+def _peer_names(transport: asyncio.Transport) -> frozenset[str]:
+    told = transport.get_extra_info("peercert") or {}
+    common = (value for part in told.get("subject", ()) for key, value in part
+              if key == "commonName")  # fmt: skip
+    return frozenset((*common, *(value for _, value in told.get("subjectAltName", ()))))
+
+
 def _peer_uid(transport: asyncio.Transport) -> int | None:
     client = transport.get_extra_info("socket")
     if client is None or client.family != socket.AF_UNIX:
@@ -94,6 +105,8 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         if (uid := _peer_uid(transport)) is not None:
             self.client = (f"{PEER_UID}{uid}", 0)
+        if names := _peer_names(transport):
+            self.app_state = {PEER_NAMES: names}
         self.since = self.loop.time()
         self._owing_since: float | None = None
         self.stir()

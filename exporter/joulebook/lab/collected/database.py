@@ -168,6 +168,13 @@ class Database:
         """
         return not self.lock or self.rows("SELECT pg_try_advisory_lock(?)", [_LEADER])[0][0]
 
+    def texts(self) -> dict[str, list[str]]:
+        """Return the columns of each table that hold text."""
+        return {
+            table.name: [column.name for column in table.columns if column.type.python_type is str]
+            for table in self._tables.METADATA.tables.values()
+        }
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()

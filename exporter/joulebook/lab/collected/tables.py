@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0011"
+HEAD = "0012"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -273,12 +273,19 @@ Table(
 Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
+    *_texts("accounts", default="[]"),  # JSON: coordinated besides, as the way of proof said
 )  # fmt: skip
 # Jobs whose AdminComment was looked at: `what` became of it.
 Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
+# Names that are replaced in what comes: a keyed hash of each, and what stands in its place.
+Table(
+    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True),
+    *_texts("kind", "pseudonym"),
+)  # fmt: skip
+Table("lab_secrets", METADATA, Column("name", Text, primary_key=True), *_texts("value"))
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
@@ -15,6 +13,8 @@ from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
 from joulebook.lab.web import api, login, pages
+from joulebook.lab.web.grants import Throttle
+from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -34,36 +34,15 @@ _HEADERS = {
 STATUS = {
     "unknown": 401, "credential": 401, "nonce": 401, "server": 401, "account": 401,
     "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "ambiguous": 400,
-    "too_many": 400, "busy": 429, "munge": 503,
+    "too_many": 400, "busy": 429, "munge": 503, "kubernetes": 503,
 }  # fmt: skip
 """The HTTP status of an `InputError`, by its reason."""
 
 _MOST_BODY = 16_384
-_LOGINS = 300
-_LOGINS_S = 60.0
-_MOST_PEERS = 1024
-
-
-class Throttle:
-    """At most so many changes a minute from one address, which a login node's users share."""
-
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
-        self._seen: OrderedDict[str, list[float]] = OrderedDict()
-
-    def allows(self, peer: str) -> bool:
-        """Return whether one more is allowed, and count it."""
-        now = self._now_s()
-        recent = [at for at in self._seen.pop(peer, []) if at > now - _LOGINS_S]
-        if len(recent) < _LOGINS:
-            recent.append(now)
-            allowed = True
-        else:
-            allowed = False
-        self._seen[peer] = recent
-        while len(self._seen) > _MOST_PEERS:
-            self._seen.popitem(last=False)
-        return allowed
+_CHANGING = frozenset({"POST", "PUT", "DELETE", "PATCH"})
+_CHANGES = 300
+_QUESTIONS = 3_000
+"""In a minute, from one secret or address, which a login node's users share."""
 
 
 def make_app(lab: Lab) -> FastAPI:
@@ -79,11 +58,11 @@ def make_app(lab: Lab) -> FastAPI:
     app.include_router(api.router)
     app.include_router(login.router)
     app.include_router(pages.router)
-    throttle = Throttle()
+    changes, questions = Throttle(_CHANGES), Throttle(_QUESTIONS)
 
     @app.middleware("http")
     async def guard(request: Request, onward: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refused(request, throttle)
+        refused = _refused(request) or _throttled(request, changes, questions)
         response = refused or await onward(request)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -108,18 +87,29 @@ def make_app(lab: Lab) -> FastAPI:
     return app
 
 
-def _refused(request: Request, throttle: Throttle) -> Response | None:
+def _refused(request: Request) -> Response | None:
     """Return why a request that changes something is not looked at."""
-    if request.method not in {"POST", "PUT", "DELETE", "PATCH"}:
+    if request.method not in _CHANGING:
         return None
     if int(request.headers.get("content-length", "0")[:12]) > _MOST_BODY:
         return _answer(request, 413, f"expected a body of at most {_MOST_BODY:,} bytes")
     # A browser says where a request comes from; a page of somebody else's changes nothing here.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return _answer(request, 403, "not from a page of this server")
-    if not throttle.allows(request.client.host if request.client else ""):
-        return _answer(request, 429, "too many requests: try again in a minute")
     return None
+
+
+def _throttled(request: Request, changes: Throttle, questions: Throttle) -> Response | None:
+    """Return why a request is one too many."""
+    address = request.client.host if request.client else ""
+    # Who changes something may invent secrets; who reads with one that is not good reads nothing.
+    changing = request.method in _CHANGING
+    throttle = changes if changing else questions
+    secret = "" if changing else secret_of(request)
+    if throttle.allows(str(hash(secret)) if secret else address):
+        return None
+    text = "too many requests: try again in a minute"
+    return _answer(request, 429, text, {"Retry-After": "60"})
 
 
 def _answer(

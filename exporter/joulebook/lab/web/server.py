@@ -7,7 +7,7 @@ import logging
 import os
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,16 +18,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.collect.discovery import api_server
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
 from joulebook.lab.rates_service import RatesApp, RatesPages
 from joulebook.lab.web.api import Known
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
-from joulebook.server.auth import HostNames
+from joulebook.server.auth import HostNames, Tokens
 from joulebook.server.connections import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
 from joulebook.server.server import Server
@@ -40,9 +42,15 @@ _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
 
-def make_lab(config: Config) -> Lab:
-    """Return the lab server's parts, from its configuration."""
+def make_lab(
+    config: Config, coordinators: Callable[[], Mapping[str, Collection[str]]] = dict
+) -> Lab:
+    """Return the lab server's parts, from its configuration and what the scheduler says of people.
+
+    Raises `ConfigError`.
+    """
     settings, uid = config.lab, os.geteuid()
+    secret = settings.proxy_secret_file
     try:
         own = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -55,10 +63,17 @@ def make_lab(config: Config) -> Lab:
             frozenset({"root", own} - {""}),
             settings.coordinators,
             TOTALS in settings.public,
+            coordinators,
         ),
-        Proxy(settings.proxy_user, settings.proxy_header),
+        Proxy(
+            settings.proxy_user,
+            settings.proxy_header,
+            Tokens(Path(secret), "lab.proxy_secret_file") if secret else None,
+            settings.proxy_certificate,
+        ),
         (settings.public_url or f"http://{settings.listen}").rstrip("/"),
         uid,
+        reviews=Reviews(api_server()) if settings.kubernetes else None,
     )
 
 

@@ -13,6 +13,7 @@ from joulebook.config import Config
 from joulebook.errors import LedgerError
 from joulebook.lab.collected.database import Database
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.view import LabView
 from joulebook.lab.web.viewer import Directory, Viewer
 
@@ -68,6 +69,7 @@ class Lab(msgspec.Struct, frozen=True):
         url: Its address as browsers see it.
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
+        reviews: Asks Kubernetes whose a token is; `None`: tokens of its own are not taken.
 
     """
 
@@ -78,6 +80,7 @@ class Lab(msgspec.Struct, frozen=True):
     url: str
     server_uid: int
     now_s: Callable[[], float] = time.time
+    reviews: Reviews | None = None
 
     @property
     def urls(self) -> frozenset[str]:

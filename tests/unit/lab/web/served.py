@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from starlette.testclient import TestClient
@@ -19,8 +19,10 @@ from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.grants import GrantKind, Grants
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import Directory
+from joulebook.server.auth import Tokens
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 NOW_S = NOVEMBER_S + 20 * 86_400
@@ -60,7 +62,12 @@ def filled(folder: Path, *nodes: Node, url: str = "") -> str:
 
 
 @contextlib.contextmanager
-def served(url: str, **lab: object) -> Iterator[TestClient]:
+def served(
+    url: str,
+    reviews: Reviews | None = None,
+    scheduler: Callable[[], Mapping[str, Collection[str]]] = dict,
+    **lab: object,
+) -> Iterator[TestClient]:
     """The lab server on a ledger, asked by a client of nobody in particular."""
     settings = LabSection(**lab)  # type: ignore[arg-type]
     config = Config(collect=Collect(url=url), lab=settings)
@@ -71,11 +78,18 @@ def served(url: str, **lab: object) -> Iterator[TestClient]:
             frozenset(settings.admins),
             coordinators=settings.coordinators,
             public="totals" in settings.public,
+            scheduler=scheduler,
+            local=frozenset({"root"}),
         ),
-        Proxy(settings.proxy_user, settings.proxy_header),
+        Proxy(
+            settings.proxy_user,
+            settings.proxy_header,
+            Tokens(Path(settings.proxy_secret_file)) if settings.proxy_secret_file else None,
+        ),
         "http://testserver",
         0,
         lambda: NOW_S,
+        reviews,
     )
     try:
         yield TestClient(make_app(made), base_url="http://testserver")
