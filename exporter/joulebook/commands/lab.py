@@ -141,7 +141,10 @@ def serve_lab(config: Config) -> int:
         writer = CommentWriter(functools.partial(connect, config.collect.url))
         every_s = config.collect.every_s
         threading.Thread(
-            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
+            target=writer.run,
+            args=(stop, every_s, lambda: collector.leads),
+            name="admin-comment",
+            daemon=True,
         ).start()
     poller.start()
     try:

@@ -162,10 +162,7 @@ class Database:
         self._months |= new
 
     def leads(self) -> bool:
-        """Return whether this connection may collect: of those to one PostgreSQL, one may.
-
-        As long as it lasts; an sqlite file has one server.
-        """
+        """Return whether this connection may collect: of all to one PostgreSQL, one, while open."""
         return not self.lock or self.rows("SELECT pg_try_advisory_lock(?)", [_LEADER])[0][0]
 
     def texts(self) -> dict[str, list[str]]:
