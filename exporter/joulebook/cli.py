@@ -69,8 +69,8 @@ GROUPS = {
         "lab": Verb("lab:lab", "Serve pages and an API over the collected ledger; collect."),
         "acct": Verb("acct:acct", "Show the energy and cost of your jobs, from the lab server."),
         "collect": Verb("lab:collect", "Collect the ledgers of many nodes into one."),
-        "bill": Verb("lab:bill", "Show, close or correct the bill of a month."),
-        "relabel": Verb("lab:relabel", "Move a workload to another experiment or account."),
+        "bill": Verb("bill:bill", "Show, close or correct the bill of a month."),
+        "relabel": Verb("bill:relabel", "Move a workload to another experiment or account."),
     },
     "traces": {
         "record": Verb("trace.record:record", "Record sensor readings to a trace."),

@@ -10,9 +10,11 @@ import os
 import sys
 import time
 
+import click
+
 from joulebook.commands.shared.charge_text import show_bill, show_periods
 from joulebook.commands.shared.focus import as_focus
-from joulebook.commands.shared.options import Options
+from joulebook.commands.shared.options import BillAction, Options, argument, command, option
 from joulebook.commands.shared.text import moment
 from joulebook.config import load
 from joulebook.errors import ConfigError, InputError
@@ -26,12 +28,14 @@ from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed
 from joulebook.terminal import Screen
 
+BILL_ACTIONS = ("show", "list", "open", "close", "correct")
+
 
 def main_relabel(args: Options) -> int:
     """Relabel one workload in the collected ledger."""
     config = load(args.config, os.environ)
     with opened(config.collect.url) as database:
-        return relabel(database, args, Screen())
+        return _relabel(database, args, Screen())
 
 
 def main(args: Options) -> int:
@@ -143,7 +147,7 @@ def _reason(args: Options, kind: str) -> Reason:
     return Reason(kind, _who(args), args.why or "", int(time.time()))
 
 
-def relabel(database: Database, args: Options, screen: Screen) -> int:
+def _relabel(database: Database, args: Options, screen: Screen) -> int:
     """Move one workload to another experiment or account."""
     if args.experiment is None and args.account is None:
         raise InputError("give --experiment, --account or both", reason="nothing")
@@ -162,3 +166,89 @@ def relabel(database: Database, args: Options, screen: Screen) -> int:
 
 
 ACTIONS = {"show": _show, "list": _open, "open": _open, "close": _close, "correct": _correct}
+
+
+_BY = option("--by", metavar="NAME", help="Name to record as the author (default: yours).")
+
+
+@command()
+@argument(
+    "action",
+    type=BillAction(BILL_ACTIONS),
+    default="show",
+    metavar="[ACTION]",
+    help="show: print a month (default). list (or open): list the months. close: close a month "
+    "permanently. correct: move an amount from one owner to another.",
+)
+@argument(
+    "month",
+    required=False,
+    metavar="[MONTH]",
+    help="Month, as in 2026-11. Default: this month; for a correction, the open month.",
+)
+@option("--last", is_flag=True, help="Use last month.")
+@option("--account", metavar="NAME", default="", help="Show only this account.")
+@option(
+    "--format",
+    type=click.Choice(["text", "csv", "json", "focus"]),
+    default="text",
+    show_default=True,
+    help="Output format; focus: rows by FOCUS 1.0.",
+)
+@option(
+    "--anyway",
+    is_flag=True,
+    help="close: even if nodes have not reported the whole month. correct: even if the owner or "
+    "currency is new.",
+)
+@option(
+    "--from",
+    "giver",
+    default="",
+    metavar="OWNER",
+    help="correct: owner to take from: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder such as "
+    "'(unallocated)'.",
+)
+@option(
+    "--to",
+    "taker",
+    default="",
+    metavar="OWNER",
+    help="correct: owner to give to, in the same form.",
+)
+@option("--cost", metavar="AMOUNT", help="correct: amount of money, such as 12.50.")
+@option(
+    "--currency",
+    metavar="CODE",
+    default="",
+    help="correct: currency of --cost (default: the one billed).",
+)
+@option(
+    "--item",
+    type=click.Choice(["electricity", "hardware"]),
+    default="electricity",
+    help="correct: kind of cost.",
+)
+@option("--kwh", metavar="KWH", help="correct: amount of energy.")
+@option("--gpu-hours", metavar="HOURS", help="correct: amount of GPU time held.")
+@option("--co2e-kg", metavar="KG", help="correct: amount of CO2e.")
+@_BY
+@option("--why", metavar="TEXT", help="correct: reason, recorded permanently.")
+def bill(options: Options) -> int:
+    """Show, close or correct the bill of a month, from the collected ledger."""
+    return main(options)
+
+
+@command()
+@argument("workload", metavar="ID", help="Job id or display name.")
+@option("--experiment", metavar="NAME", help="New experiment.")
+@option("--account", metavar="NAME", help="New account.")
+@option("--anyway", is_flag=True, help="Allow an account that nothing was booked to.")
+@option(
+    "--cluster", metavar="NAME", default="", help="Cluster of the workload, if ids are not unique."
+)
+@_BY
+@option("--why", metavar="TEXT", required=True, help="Reason, recorded permanently.")
+def relabel(options: Options) -> int:
+    """Move a workload to another experiment or account, as an entry of the bill."""
+    return main_relabel(options)

@@ -1,6 +1,6 @@
 """Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of `collect`, `lab`, `bill` and `relabel`, which share that ledger.
+Defines the options of both.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import click
 
 from joulebook import log
 from joulebook.commands.access import forgotten, granted
-from joulebook.commands.bill import main as bill_main
-from joulebook.commands.bill import main_relabel
-from joulebook.commands.shared.options import FILE, BillAction, Options, argument, command, option
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
@@ -36,8 +34,6 @@ from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
-
-BILL_ACTIONS = ("show", "list", "open", "close", "correct")
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +112,7 @@ def _run(collector: Collector, stop: threading.Event, servers: Sequence[Server])
 def serve_lab(config: Config) -> int:
     """Collect, serve pages, API and rates, until told to stop."""
     try:
+        from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
         from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise ConfigError(
@@ -133,24 +130,32 @@ def serve_lab(config: Config) -> int:
     servers: list[Server] = [LabServer(make_lab(config, coordinators), pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
+    tasks: dict[str, Callable[[], None]] = {}
+    alone = (stop, config.collect.every_s, lambda: collector.leads)
+    opens = functools.partial(connect, config.collect.url)
     if config.lab.slurm_coordinators:
-        threading.Thread(
-            target=coordinators.run, args=(stop,), name="coordinators", daemon=True
-        ).start()
+        tasks["coordinators"] = functools.partial(coordinators.run, stop)
     if config.lab.admin_comment:
-        writer = CommentWriter(functools.partial(connect, config.collect.url))
-        every_s = config.collect.every_s
-        threading.Thread(
-            target=writer.run,
-            args=(stop, every_s, lambda: collector.leads),
-            name="admin-comment",
-            daemon=True,
-        ).start()
+        tasks["admin-comment"] = functools.partial(CommentWriter(opens).run, *alone)
+    if config.lab.notices.users or config.lab.notices.accounts:
+        tasks["notices"] = functools.partial(NoticeSender(config, opens).run, *alone)
+    for name, task in tasks.items():
+        threading.Thread(target=task, name=name, daemon=True).start()
     poller.start()
     try:
         return _run(collector, stop, servers)
     finally:
         poller.stop()
+
+
+def _show_notices(config: Config, screen: Screen) -> int:
+    from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
+
+    found = NoticeSender(config, functools.partial(connect, config.collect.url)).pending()
+    for notice in found:
+        screen.say(f"to {', '.join(notice.to)}: {notice.subject}\n\n{notice.text}")
+    screen.say(f"{len(found)} to send")
+    return 0
 
 
 def _show(found: Checked, screen: Screen) -> None:
@@ -171,9 +176,6 @@ def _show(found: Checked, screen: Screen) -> None:
         screen.say(one_line(text, 300))
     held = sum(each.holds for each in found.balances)
     screen.say(f"{held} of {len(found.balances)} balances are exact")
-
-
-_BY = option("--by", metavar="NAME", help="Name to record as the author (default: yours).")
 
 
 @command()
@@ -244,9 +246,16 @@ def collect(options: Options) -> int:
     show_default=True,
     help="With --add-token: how long the token is good.",
 )
+@option(
+    "--notices",
+    is_flag=True,
+    help="Print the statements and notices that would go out now, and exit.",
+)
 def lab(options: Options) -> int:
     """Serve pages and an API over the collected ledger, and collect from the nodes."""
     config = load(options.config, os.environ)
+    if options.notices:
+        return _show_notices(config, Screen())
     if options.action:
         if not options.name:
             raise click.UsageError("forget needs a USER")
@@ -258,86 +267,3 @@ def lab(options: Options) -> int:
         return serve_lab(config)
     with opened(config.collect.url, create=True) as database:
         return granted(Grants(database), config, options, Screen())
-
-
-@command()
-@argument(
-    "action",
-    type=BillAction(BILL_ACTIONS),
-    default="show",
-    metavar="[ACTION]",
-    help="show: print a month (default). list (or open): list the months. close: close a month "
-    "permanently. correct: move an amount from one owner to another.",
-)
-@argument(
-    "month",
-    required=False,
-    metavar="[MONTH]",
-    help="Month, as in 2026-11. Default: this month; for a correction, the open month.",
-)
-@option("--last", is_flag=True, help="Use last month.")
-@option("--account", metavar="NAME", default="", help="Show only this account.")
-@option(
-    "--format",
-    type=click.Choice(["text", "csv", "json", "focus"]),
-    default="text",
-    show_default=True,
-    help="Output format; focus: rows by FOCUS 1.0.",
-)
-@option(
-    "--anyway",
-    is_flag=True,
-    help="close: even if nodes have not reported the whole month. correct: even if the owner or "
-    "currency is new.",
-)
-@option(
-    "--from",
-    "giver",
-    default="",
-    metavar="OWNER",
-    help="correct: owner to take from: ACCOUNT, ACCOUNT/USER/EXPERIMENT or a remainder such as "
-    "'(unallocated)'.",
-)
-@option(
-    "--to",
-    "taker",
-    default="",
-    metavar="OWNER",
-    help="correct: owner to give to, in the same form.",
-)
-@option("--cost", metavar="AMOUNT", help="correct: amount of money, such as 12.50.")
-@option(
-    "--currency",
-    metavar="CODE",
-    default="",
-    help="correct: currency of --cost (default: the one billed).",
-)
-@option(
-    "--item",
-    type=click.Choice(["electricity", "hardware"]),
-    default="electricity",
-    help="correct: kind of cost.",
-)
-@option("--kwh", metavar="KWH", help="correct: amount of energy.")
-@option("--gpu-hours", metavar="HOURS", help="correct: amount of GPU time held.")
-@option("--co2e-kg", metavar="KG", help="correct: amount of CO2e.")
-@_BY
-@option("--why", metavar="TEXT", help="correct: reason, recorded permanently.")
-def bill(options: Options) -> int:
-    """Show, close or correct the bill of a month, from the collected ledger."""
-    return bill_main(options)
-
-
-@command()
-@argument("workload", metavar="ID", help="Job id or display name.")
-@option("--experiment", metavar="NAME", help="New experiment.")
-@option("--account", metavar="NAME", help="New account.")
-@option("--anyway", is_flag=True, help="Allow an account that nothing was booked to.")
-@option(
-    "--cluster", metavar="NAME", default="", help="Cluster of the workload, if ids are not unique."
-)
-@_BY
-@option("--why", metavar="TEXT", required=True, help="Reason, recorded permanently.")
-def relabel(options: Options) -> int:
-    """Move a workload to another experiment or account, as an entry of the bill."""
-    return main_relabel(options)

@@ -213,6 +213,16 @@ DEFAULTS = {
         "munge_socket": "",
         "proxy_user": "",
         "proxy_header": "X-Remote-User",
+        "notices": {
+            "users": {},
+            "accounts": {},
+            "idle_gpu_hours": 0.0,
+            "smtp": "",
+            "smtp_tls": "starttls",
+            "smtp_user": "",
+            "smtp_password_file": "",
+            "sender": "",
+        },
         "admin_comment": False,
     },
     "rates": {

@@ -26,7 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
 
-HEAD = "0012"
+HEAD = "0013"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -126,6 +126,7 @@ Table(
     _number("named", default=0),  # 1: a person gave the experiment its name
     *_texts("stage", "outcome", default=""),
     PrimaryKeyConstraint("workload", "ledger"), Index("facts_by_display", "display"),
+    Index("facts_by_end", "ended_utc_ns"),
 )  # fmt: skip
 # Short names for what many postings and charges have in common.
 for _name, _columns in {
@@ -286,6 +287,12 @@ Table(
     *_texts("kind", "pseudonym"),
 )  # fmt: skip
 Table("lab_secrets", METADATA, Column("name", Text, primary_key=True), *_texts("value"))
+# Statements and notices that went out: `period` is a month, or a day in UTC seconds.
+Table(
+    "lab_sent", METADATA, Column("kind", Text, nullable=False), *_longs("period"),
+    *_texts("person", "account", "destination"), *_longs("made_s"),
+    PrimaryKeyConstraint("kind", "period", "person", "account", "destination"),
+)  # fmt: skip
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))

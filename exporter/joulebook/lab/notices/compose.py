@@ -18,7 +18,8 @@ from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import decimal
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.database import Database
-from joulebook.lab.figures import Figures, figures
+from joulebook.lab.figures import figures
+from joulebook.lab.web.present import day
 from joulebook.lab.web.view import Booked, JobFilter, LabView
 from joulebook.lab.web.viewer import Viewer
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
@@ -95,9 +96,7 @@ def due(database: Database, settings: NoticeSection, url: str, now_s: int) -> It
             yield from _idle(view, NoticeKey(IDLE, day_s, "", account), to, url, settings)
 
 
-def _statement(
-    view: LabView, key: NoticeKey, to: tuple[str, ...], url: str
-) -> Iterator[Notice]:
+def _statement(view: LabView, key: NoticeKey, to: tuple[str, ...], url: str) -> Iterator[Notice]:
     by = ("account",) if key.account else ("account", "experiment")
     lines = [
         each
@@ -158,7 +157,7 @@ def _idle(
         ),
     )
     told = figures(amounts, charges)
-    day = months.day(key.period)
+    when = day(key.period)
     facts = [
         ("Allocated but idle", f"{decimal(told.idle_ns, NS_PER_HOUR)} GPU-hours"),
         ("Allocated", f"{told.gpu_hours} GPU-hours"),
@@ -166,10 +165,10 @@ def _idle(
         ("Cost of it", _money(told.idle_cost)),
         ("Energy of it", f"{decimal(told.idle_uj, UJ_PER_KWH)} kWh"),
     ]
-    title = f"GPUs of {_whose(key)} allocated but idle on {day}"
+    title = f"GPUs of {_whose(key)} allocated but idle on {when}"
     yield _notice(
         key, to, title, facts, NoticeTable() if key.account else table,
-        [f"{url}/jobs?month={day[:7]}"],
+        [f"{url}/jobs?month={when[:7]}"],
     )  # fmt: skip
 
 

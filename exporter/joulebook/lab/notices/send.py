@@ -21,8 +21,8 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.config.lab_server import NoticeSection
-from joulebook.errors import ConfigError, InputError, LedgerError
-from joulebook.http_client import HttpFailure, Web
+from joulebook.errors import ConfigError, HttpFailure, InputError, LedgerError
+from joulebook.http_client import Web
 from joulebook.lab.collected.database import Database
 from joulebook.lab.notices.compose import Notice, NoticeKey, due
 from joulebook.log import LogOnce
