@@ -46,7 +46,7 @@ EVERYTHING: Object = {
         },
     },
     "prometheusRule": {"enabled": True},
-    "dashboards": {"enabled": True},
+    "dashboards": {"enabled": True, "users": {"enabled": True}},
     "podLogs": {"enabled": True},
     "handover": {"tokenSecretName": "token"},
     "lab": {
