@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 SHELL_SCRIPTS = $(shell grep -rlE '^\#!.*\b(ba)?sh$$' .ci tools exporter packaging 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest
+# One process for each core; more than eight would spend their time on collecting.
+WORKERS := -n logical --maxprocesses=8
 heading = @printf '\n== %s\n' "$(1)"
 
 # Without an NVIDIA card: a recorded trace through the same daemon, its ledger in .build/demo. With
@@ -28,7 +30,7 @@ run: ## run the daemon and a lab server; without an NVIDIA card, on a recorded t
 	@mkdir -p .build/demo .build/run
 	@exec $(if $(ARGS),$(BIN)/joulebook run,tools/run) $(RUN_FLAGS) $(ARGS)
 
-test: bootstrap lint generated promtool unit real ## all that CI runs; installs what it needs (Debian, root)
+test: bootstrap lint generated site promtool unit real ## all that CI runs; installs what it needs (Debian, root)
 
 bootstrap:
 	$(call heading,packages and virtual environment)
@@ -59,13 +61,17 @@ generated: dev
 	$(call heading,generated files)
 	@$(BIN)/python tools/generate.py --check
 
+site: dev ## build the documentation as a site in .build/site; a dead link is an error
+	$(call heading,documentation)
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -d .build/doctrees docs .build/site
+
 promtool:
 	$(call heading,promtool)
 	@tools/promcheck
 
 unit: dev ## unit and property tests: no root, no network, no GPU (ARGS="-k name")
 	$(call heading,unit tests)
-	@$(PYTEST) tests/unit $(or $(ARGS),--cov=joulebook --cov-report= --cov-fail-under=90)
+	@$(PYTEST) tests/unit $(or $(ARGS),$(WORKERS) --dist worksteal --cov=joulebook --cov-report= --cov-fail-under=90)
 
 integration: dev ## the daemon's parts on real programs (ARGS="-k name")
 	$(call heading,integration tests)
@@ -75,10 +81,11 @@ e2e: dev ## the whole daemon on real programs (ARGS="-k name")
 	$(call heading,end-to-end tests)
 	@$(PYTEST) tests/e2e $(ARGS)
 
-# One pytest for both, so that programs started once per session serve all of them.
+# One pytest for both, so that programs started once per session serve all of them. A file's tests
+# stay together: they share clusters, images and databases that take long to start.
 real: dev
 	$(call heading,integration and end-to-end tests)
-	@$(PYTEST) $(wildcard tests/integration tests/e2e) --durations=10
+	@$(PYTEST) $(wildcard tests/integration tests/e2e) $(WORKERS) --dist loadfile --durations=10
 
 # At 50 times the examples, laws of 2,000 scenarios try 100,000. All but the pure core runs ten
 # times: only chance shows what goes wrong between threads or processes.
@@ -95,7 +102,7 @@ nightly: bootstrap ## what takes hours, and what needs other registries (SCALE=5
 		$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/unit/oracle; \
 	done
 
-docs: dev ## write docs/metrics.md, the dashboards and their rules anew
+docs: dev ## write the generated pages, the manual page, dashboards and rules anew
 	@$(BIN)/python tools/generate.py
 
 pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and what the tests need)
@@ -113,6 +120,9 @@ gpu: dev ## what only a real NVIDIA GPU can show (ARGS="--load COMMAND --trace F
 deb: dev ## the Debian package for the release this runs on, in .build/packages
 	@packaging/deb
 
+wheelhouse: dev ## wheels of joulebook and all that it needs, in .build/wheelhouse, for a place without network
+	@packaging/wheelhouse $(ARGS)
+
 image: ## the container image, with docker, podman or buildah (ARGS="TAG")
 	@packaging/image $(ARGS)
 
@@ -124,4 +134,4 @@ clean: ## remove all that make made, .venv included
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help run test gpu bootstrap dev lint format generated promtool unit integration e2e real nightly docs \
-	pictures bench deb image lock clean
+	pictures bench deb image lock clean site wheelhouse

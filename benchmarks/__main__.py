@@ -24,6 +24,7 @@ NAMES = {
     "host": "what the energy of CPU and memory costs in a tick",
     "pods": "a Kubernetes node with 30 pods churning: memory, and calls to the API server (root)",
     "dashboards": "queries of Lab overview over 30 days, 200 nodes and 20,000 jobs a day",
+    "starts": "what a later start of jobs saves, of what perfect foresight would",
     "collect": "growth and questions of the ledger of 1,000 nodes (sqlite, PostgreSQL)",
 }
 

@@ -6,6 +6,7 @@ as many (`tests/scale.py`).
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# No deadlines: two busy cores decide how long an example takes.
+# What is printed is as wide as tests say. readline sets this for all processes that pytest starts.
+os.environ.pop("COLUMNS", None)
+
+# No deadlines, no health check of speed: two busy cores decide how long an example takes.
 settings.register_profile(
     "scaled",
     deadline=None,
     derandomize=SCALE == 1,
     max_examples=scaled(100),
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow] if SCALE > 1 else [],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("scaled")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
-_RANGE = (20_000, 32_000)
-"""Below the ports that Linux takes for outgoing connections: no such connection can take a port
-between this call and the start of the program that is to listen there."""
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_EACH = 12_000 // _WORKERS
+_FIRST = 20_000 + _EACH * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+_RANGE = (_FIRST, _FIRST + _EACH)
+"""Below the ports that Linux takes for outgoing connections, and another part for each worker:
+nobody can take a port between this call and the start of the program that is to listen there."""
 
 _chance = random.SystemRandom()
 _given: set[int] = set()

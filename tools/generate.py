@@ -19,12 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 GENERATED = {
     "docs/metrics.md": "tools.metrics_page:markdown",
+    "docs/commands.md": "tools.command_pages:markdown",
+    "docs/configuration.md": "tools.command_pages:configuration",
+    "packaging/man/joulebook.1": "tools.command_pages:manual",
+    "docs/openapi.json": "joulebook.lab.web.app:openapi",
     "docs/schema/report.schema.json": "joulebook.lab.report.formats.json:schema",
     "docs/images/leaderboard.svg": "joulebook.lab.leaderboard.demo:picture",
 }
 """A file in the repository, and the function without arguments that returns its text."""
 
-GENERATED_SETS = ("dashboards.generator.shelf:files",)
+GENERATED_SETS = ("dashboards.generator.shelf:files", "tools.command_pages:completion")
 """Functions that return many files at once: path in the repository to text."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.metric import Metric, Quantum
@@ -56,6 +58,13 @@ _COLLECT = """
 Served at `collect.listen`, without `node` and `cluster`; see [collect](collect.md).
 """
 
+_LAB = """
+## Of `joulebook lab`
+
+The metrics of `joulebook collect`, those of served models where `serving` is set, and what last
+month's advice would have saved, without `node`; see [serving](serving.md) and [advice](advice.md).
+"""
+
 
 def markdown() -> str:
     """Return the text of `docs/metrics.md`."""
@@ -66,6 +75,7 @@ def markdown() -> str:
         f"{_HEAD}\n{_table(CATALOGUE)}"
         f"{like_dcgm}\n{_table(dcgm.METRICS, labels=False)}"
         f"{_COLLECT}\n{_table(COLLECTOR)}"
+        f"{_LAB}\n{_table((*SERVING, *ADVICE))}"
     )
 
 

@@ -6,6 +6,7 @@ a wrong configuration) is left to the command itself. `joulebook mark` needs no 
 either. The further commands are in extras; one whose extra is missing names it.
 """
 
+import gc
 import sys
 
 from joulebook import daemon_address
@@ -38,6 +39,7 @@ def main() -> int:
         from joulebook.mark import main as mark  # noqa: PLC0415
 
         return mark(words[1:])
+    gc.disable()  # what is imported stays: `commands.shared.options` enables it again
     try:
         from joulebook.cli import main as command_line  # noqa: PLC0415
 

@@ -69,6 +69,7 @@ GROUPS = {
         "lab": Verb("lab:lab", "Serve pages and an API over the collected ledger; collect."),
         "acct": Verb("acct:acct", "Show the energy and cost of your jobs, from the lab server."),
         "collect": Verb("lab:collect", "Collect the ledgers of many nodes into one."),
+        "advise": Verb("advise:advise", "Show where the lab could have saved, with evidence."),
         "bill": Verb("bill:bill", "Show, close or correct the bill of a month."),
         "relabel": Verb("bill:relabel", "Move a workload to another experiment or account."),
     },
@@ -86,6 +87,8 @@ COMMANDS = {name: entry for listed in GROUPS.values() for name, entry in listed.
 
 
 _MARKED: list[click.Parameter] = [
+    click.Option(["--wait"], metavar="S", type=float, help="Wait so long for its last line."),
+    click.Option(["--estimate"], is_flag=True, help="Model what cannot be measured."),
     click.Argument(["name"]),
     click.Argument(
         ["words"], metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED

@@ -20,9 +20,11 @@ import time
 from collections import deque
 from pathlib import Path
 
+from joulebook.span_figures import SpanFigures
+
 TYPE_CHECKING = False  # `typing` itself is not loaded into other people's programs
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
     from typing import Any, ParamSpec, TypeVar
 
     P = ParamSpec("P")
@@ -37,6 +39,9 @@ MAX_NAME_CHARS = 128
 MOST_LEFT = 256
 """The most files of this process to leave where no daemon collects them."""
 
+WAIT_S = 10.0
+"""How long the first look at the figures of a block that has ended waits at most for the daemon."""
+
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 _numbers = itertools.count(1)
@@ -46,8 +51,11 @@ _left: deque[Path] = deque()
 _retry: threading.Thread | None = None
 
 
-class Span:
-    """One entry of a block, which is a run of its own.
+class Span(SpanFigures):
+    """One entry of a block, which is a run of its own, or a window of one.
+
+    Its figures are those booked so far, and after its end those of all of it: the first look then
+    waits until everything is booked, for `wait_s` at most. Unknown ones are `None` or empty.
 
     Attributes:
         id: The name of its workload, for `joulebook job`, for reports, and to log with results.
@@ -56,18 +64,35 @@ class Span:
 
     """
 
-    __slots__ = ("_entered_ns", "_lock", "_path", "_pid", "experiment", "id")
+    __slots__ = (
+        "_chain", "_entered_ns", "_lock", "_path", "_pid", "_window", "experiment",
+    )  # fmt: skip
 
-    def __init__(self, name: str) -> None:
-        self.experiment = str(name)[:MAX_NAME_CHARS]
+    def __init__(self, name: str, within: Span | None = None) -> None:
+        """`name` is that of the experiment, or of a window of `within`."""
+        self.experiment: str = str(name)[:MAX_NAME_CHARS] if within is None else within.experiment
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._entered_ns, self.id, self._path = 0, "", Path(os.environ.get(VARIABLE) or DIRECTORY)
+        super().__init__()
+        self._chain, self._window = "", ""
         with contextlib.suppress(OSError, ValueError, AttributeError, IndexError):
             self._entered_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            stem = f"{self._pid}-{started_ticks('self')}-{next(_numbers)}"
+            self._chain = number = f"{next(_numbers)}"
+            stem = f"{self._pid}-{started_ticks('self')}-{number}"
             boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
             self._path /= f"{stem}.json"
             self.id = span_id(stem, boot)
+            if within is not None:
+                self.id = f"{within.id}_{number}"
+                self._chain = f"{within._chain}_{number}"
+                self._window = str(name)[:MAX_NAME_CHARS]
+
+    def window(self, name: str, *, wait_s: float = WAIT_S) -> experiment:
+        """Return a block inside this one, such as an epoch, with figures of its own.
+
+        What it consumes is a part of this run, and a window in it a part of both.
+        """
+        return experiment(name, wait_s=wait_s, estimate=self._estimates, within=self)
 
     def enter(self) -> None:
         """Write the start; if that fails, it is retried while the span is active."""
@@ -85,6 +110,7 @@ class Span:
                 while len(_left) > MOST_LEFT:
                     with contextlib.suppress(OSError):
                         _left.popleft().unlink()
+            self.measured()
 
     def try_again(self) -> None:
         """Write the start, unless the span has ended."""
@@ -92,9 +118,11 @@ class Span:
             if self in _unwritten and self._write({}):
                 _unwritten.pop(self, None)
 
-    def _write(self, more: dict[str, int]) -> bool:
+    def _write(self, more: Mapping[str, int]) -> bool:
         """Write the file in one step or not at all."""
         said = {"v": 1, "experiment": self.experiment, "entered_boottime_ns": self._entered_ns}
+        if self._window:
+            said |= {"within": self._chain.rpartition("_")[0], "window": self._window}
         new = self._path.with_name(f".{self._path.stem}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -114,18 +142,32 @@ class experiment:
     """Book the energy of the GPUs that this process and its children use to experiment `name`.
 
     From entry to exit, all threads included; of nested blocks, the innermost counts. Each entry is
-    a run; `as run` gives its `run.id`. Also a decorator, of coroutines and generators too: then
-    from the first step to the last. It has no effect inside a SLURM job or a Kubernetes pod, where
-    the scheduler decides. Raises nothing of its own.
+    a run; `as run` gives its `run.id` and its figures: `run.energy_kwh`, `run.cost`, ... Also a
+    decorator, of coroutines and generators too: then from the first step to the last. It has no
+    effect on the books inside a SLURM job or a Kubernetes pod, where the scheduler decides.
+    Without a daemon, figures are measured in this process where NVML answers, and modelled only
+    with `estimate`. Raises nothing of its own.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        *,
+        wait_s: float = WAIT_S,
+        estimate: bool = False,
+        within: Span | None = None,
+    ) -> None:
+        """The first look at figures after the end waits for the daemon, for `wait_s` at most.
+
+        `within` is for `Span.window`.
+        """
+        self._name, self._wait_s, self._estimate, self._within = name, wait_s, estimate, within
         self._spans: list[Span] = []
 
     def __enter__(self) -> Span:
-        span = Span(self._name)
+        span = Span(self._name, self._within)
         span.enter()
+        span.measure(self._wait_s, estimate=self._estimate)
         self._spans.append(span)
         return span
 
@@ -140,7 +182,7 @@ class experiment:
         call: Callable[P, Any] = function
 
         def called(*args: P.args, **kwargs: P.kwargs) -> object:
-            with experiment(name):
+            with _marked(name):
                 result = call(*args, **kwargs)
             # What is still to run is run under a span of its own.
             if inspect.iscoroutine(result):
@@ -152,7 +194,7 @@ class experiment:
             return result
 
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> object:
-            with experiment(name):
+            with _marked(name):
                 return await call(*args, **kwargs)
 
         def generated(*args: P.args, **kwargs: P.kwargs) -> Generator[object, object, object]:
@@ -172,22 +214,33 @@ class experiment:
         return marked
 
 
+@contextlib.contextmanager
+def _marked(name: str) -> Generator[None]:
+    """Mark a block whose figures nobody can ask for."""
+    span = Span(name)
+    span.enter()
+    try:
+        yield
+    finally:
+        span.leave()
+
+
 async def _awaited(name: str, coroutine: Coroutine[object, object, object]) -> object:
-    with experiment(name):
+    with _marked(name):
         return await coroutine
 
 
 def _generated(
     name: str, generator: Generator[object, Any, object]
 ) -> Generator[object, object, object]:
-    with experiment(name):
+    with _marked(name):
         return (yield from generator)
 
 
 async def _generated_async(
     name: str, generator: AsyncGenerator[object, Any]
 ) -> AsyncGenerator[object, object]:
-    with experiment(name), contextlib.suppress(StopAsyncIteration):
+    with _marked(name), contextlib.suppress(StopAsyncIteration):
         value = await anext(generator)
         while True:
             try:

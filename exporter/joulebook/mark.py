@@ -1,21 +1,24 @@
 """`python -m joulebook.mark NAME -- COMMAND ...`: book a command's energy to an experiment.
 
 The command runs as without it: same input and output, same exit status (128 + N if signal N ended
-it), and signals sent to this process are forwarded to it.
+it), and signals sent to this process are forwarded to it. At its end one line on standard error
+says what it consumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from joulebook.experiment_span import DIRECTORY, VARIABLE, experiment
+from joulebook.experiment_span import DIRECTORY, VARIABLE, WAIT_S, experiment
 
 NOT_FOUND, NOT_RUN = 127, 126
 
@@ -36,6 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command", metavar="COMMAND", nargs="+", help="command to run; put -- before it"
     )
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        type=float,
+        default=WAIT_S,
+        help="wait at most so long for the figures of its last line (default: %(default)g; 0: no "
+        "line)",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="without daemon and meter, model the energy; the line says so",
+    )
     args = parser.parse_args(argv)
     directory = Path(os.environ.get(VARIABLE) or DIRECTORY)
     if not directory.is_dir() and not os.environ.keys() & _SCHEDULED:
@@ -44,8 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "is the daemon running here? (joulebook doctor)",
             file=sys.stderr,
         )
-    with experiment(args.name):
-        return _run(args.command)
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
+    with experiment(args.name, wait_s=args.wait, estimate=args.estimate) as run:
+        status = _run(args.command)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # ends the wait, and nothing else
+    with contextlib.suppress(KeyboardInterrupt):
+        if args.wait > 0 and (found := run.booked) is not None:
+            print(f"joulebook mark: {args.name}: {found}", file=sys.stderr)
+    return status
 
 
 def _run(command: Sequence[str]) -> int:

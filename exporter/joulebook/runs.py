@@ -12,17 +12,24 @@ docs/in-code.md; `joulebook mlflow URI` does it for all runs of a store.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
-from joulebook.config import load
-from joulebook.core.report.dataset import Selection
-from joulebook.errors import ConfigError, JoulebookError
-from joulebook.lab.leaderboard.mlflow import client
-from joulebook.lab.leaderboard.mlflow import figures as figures_of
-from joulebook.lab.leaderboard.run_energy import WorkloadEnergy, spent
-from joulebook.lab.report.sources import FOREVER_S, LedgerSource, ReportSource, named, own
+import msgspec
+
+from joulebook.block_figures import of_job, own_job
+from joulebook.errors import ConfigError, SourceError
+from joulebook.mlflow_store import client
+from joulebook.run_figures import RunFigures, ask, fetch, total
+from joulebook.warn_once import warn
+
+LAB_URL, LAB_TOKEN = "JOULEBOOK_LAB_URL", "JOULEBOOK_LAB_TOKEN"
+LEDGER = "JOULEBOOK_LEDGER_PATH"
+LAB_TIMEOUT_S = 20.0
+_FIRST, _LAST = "1970-01-01", "2999-12-31"
 
 
 def figures(
@@ -32,79 +39,173 @@ def figures(
     user: str = "",
     account: str = "",
     ledger: str | Path = "",
-    source: ReportSource | None = None,
+    lab: str = "",
 ) -> dict[str, float]:
     """Return the figures of a job or experiment: `energy_kwh`, `gpu_hours`, `co2e_g`, ...
 
     The default is the SLURM job of this process. `user` and `account` select among experiments of
-    the same name. `ledger` is a node's ledger (default: this node's), `source` any other source of
-    reports.
+    the same name. This node's daemon is asked (or JOULEBOOK_URL), and if none answers the lab
+    server at JOULEBOOK_LAB_URL or the ledger at JOULEBOOK_LEDGER_PATH; `lab` and `ledger` name one
+    to ask instead.
 
     Never raises, since it is called at the end of a training: whatever is missing, unreadable or
     ambiguous gives `{}` and a warning. Partial figures have an `energy_coverage_ratio` (measured
     time / time held) or `energy_nodes_ratio` below 1.
     """
     try:
-        found = _spent(job, Selection(
-            experiments=frozenset({experiment} - {""}), users=frozenset({user} - {""}),
-            accounts=frozenset({account} - {""}),
-        ), ledger, source)  # fmt: skip
-    except (JoulebookError, OSError) as error:
-        warnings.warn(f"joulebook: no figures: {error}", stacklevel=2)
+        found = _found(job, experiment, user, account, ledger, lab)
+        made = {} if found is None else found.as_dict()
+    except Exception as error:
+        warn(f"no figures: {error or type(error).__name__}")
         return {}
-    if not found:
-        what = f"experiment {experiment!r}" if experiment else f"job {job or _own_job()!r}"
-        warnings.warn(f"joulebook: no figures: nothing is booked to {what} here", stacklevel=2)
-        return {}
-    made = figures_of(found)
-    if (ratio := _nodes_ratio(job, experiment, found)) < 1:
-        made["energy_nodes_ratio"] = ratio
-        warnings.warn("joulebook: figures cover only part of the job's nodes", stacklevel=2)
+    if not made:
+        what = f"experiment {experiment!r}" if experiment else f"job {job or own_job()!r}"
+        warn(f"no figures: nothing is booked to {what} here")
+    elif "energy_nodes_ratio" in made:
+        warn("figures cover only part of the job's nodes")
     return made
 
 
-def _own_job() -> str:
-    return os.environ.get("SLURM_JOB_ID", "")
+def _found(
+    job: str, experiment: str, user: str, account: str, ledger: str | Path, lab: str
+) -> RunFigures | None:
+    """Return the sum of what is asked for. Raises a `JoulebookError`."""
+    job = job or ("" if experiment else own_job())
+    if not (job or experiment):
+        raise ConfigError("no SLURM_JOB_ID here: give job= or experiment=")
+    query = {"job": str(job), "experiment": experiment, "user": user, "account": account}
+    if not (ledger or lab):
+        try:
+            runs = ask(query).runs
+        except SourceError:
+            lab, ledger = os.environ.get(LAB_URL, ""), os.environ.get(LEDGER, "")
+            if not (ledger or lab):
+                raise
+    if lab:
+        runs = _of_lab(lab, query)
+    elif ledger:
+        from joulebook.ledger.run_answer import answer  # noqa: PLC0415 - seldom, and larger
+
+        runs = answer(*_named(str(ledger)), query).runs
+    if job:
+        return _whole(job, of_job(runs))
+    owners = sorted({run.owner for run in runs} - {""})
+    if len(owners) > 1 and not (user or account):
+        raise ConfigError(
+            f"{', '.join(owners)} each have an experiment of that name: give account= or user="
+        )
+    return total(runs) if runs else None
 
 
-def _spent(
-    job: str, selection: Selection, ledger: str | Path, source: ReportSource | None
-) -> list[WorkloadEnergy]:
-    """Return the selected runs. Raises `ConfigError` if they are ambiguous."""
-    if not selection.experiments:
-        job = job or _own_job()
-        if not job:
-            raise ConfigError("no SLURM_JOB_ID here: give job= or experiment=")
-    if source is None:
-        config = load(None, os.environ)
-        ledgers = [named(str(ledger)) if ledger else own(config)]
-        source = LedgerSource(ledgers)
-    found = spent(source.account(0, FOREVER_S, selection))
-    if not job:
-        labels = [each.workload.labels for each in found]
-        owners = {each.account or each.user for each in labels} - {""}
-        if len(owners) > 1 and not (selection.users or selection.accounts):
-            raise ConfigError(
-                f"{', '.join(sorted(owners))} each have an experiment of that name: give "
-                "account= or user="
-            )
-        return found
-    # A requeued job has several workloads; of two jobs with one number, the later one is meant.
-    latest: dict[str, WorkloadEnergy] = {}
-    for each in sorted(found, key=lambda each: each.workload.started_utc_ns or 0):
-        if job in each.names:
-            latest[each.workload.id.workload] = each
-    return list(latest.values())
+def _named(ledger: str) -> tuple[str, str]:
+    """Return path and node of `FILE` or `NODE=FILE`."""
+    node, is_named, path = ledger.partition("=")
+    return (path, node) if is_named and "/" not in node else (ledger, Path(ledger).stem)
 
 
-def _nodes_ratio(job: str, experiment: str, found: Sequence[WorkloadEnergy]) -> float:
-    """Return the share of a job's nodes that the figures cover, if known."""
-    known = {node for each in found for node in each.nodes}
+def _whole(job: str, found: RunFigures | None) -> RunFigures | None:
+    """Return it with the number of nodes, which the job itself knows best."""
     count = os.environ.get("SLURM_JOB_NUM_NODES", "")
-    is_own = not experiment and job in {"", _own_job()}
-    nodes = int(count) if is_own and count.isdecimal() and len(count) < 7 else 0
-    nodes = max(nodes, len(known) + sum(each.other_nodes for each in found))
-    return len(known) / nodes if nodes else 1.0
+    if found is None or job != own_job() or not count.isdecimal() or len(count) > 6:
+        return found
+    return msgspec.structs.replace(found, node_count=max(found.node_count, int(count)))
+
+
+class LabFigures(msgspec.Struct, frozen=True):
+    """What is read of the figures of a job."""
+
+    energy_uj: int
+    idle_uj: int
+    held_ns: int
+    cost: dict[str, str]
+    idle_cost: dict[str, str]
+    co2e_kg: str | None
+
+
+class LabJob(msgspec.Struct, frozen=True):
+    """What is read of a job."""
+
+    id: str
+    account: str
+    user: str
+    figures: LabFigures
+
+
+class LabJobs(msgspec.Struct, frozen=True):
+    """A page of jobs; `next` is empty on the last one."""
+
+    jobs: list[LabJob]
+    next: str
+
+
+class LabLogin(msgspec.Struct, frozen=True):
+    """What a login takes: a nonce, for the account of the server, and at last the session."""
+
+    nonce: str = ""
+    server_uid: int = 0
+    secret: str = ""
+
+
+_JOB, _JOBS, _LOGIN = (
+    msgspec.json.Decoder(list[LabJob]),
+    msgspec.json.Decoder(LabJobs),
+    msgspec.json.Decoder(LabLogin),
+)
+
+
+def _of_lab(url: str, query: dict[str, str]) -> tuple[RunFigures, ...]:
+    """Return the runs that the lab server has, of all nodes. Raises `SourceError`."""
+    base, job = url.rstrip("/"), query.pop("job")
+    ask_lab = partial(fetch, base=base, timeout_s=LAB_TIMEOUT_S)
+    try:
+        own = os.environ.get(LAB_TOKEN, "") or _session(base, ask_lab)
+        ask_lab = partial(ask_lab, authorization=f"Bearer {own}")
+        if job:
+            jobs = _JOB.decode(ask_lab(f"/api/v1/jobs/{quote(job, safe='')}"))
+        else:
+            query |= {"since": _FIRST, "until": _LAST, "limit": "1000"}
+            page = _JOBS.decode(ask_lab("/api/v1/jobs", query))
+            jobs = page.jobs
+            while page.next:
+                page = _JOBS.decode(ask_lab("/api/v1/jobs", {**query, "after": page.next}))
+                jobs += page.jobs
+    except msgspec.DecodeError as error:
+        raise SourceError(f"{base}: not a lab server: {error}") from None
+    return tuple(map(_of_job, jobs))
+
+
+def _of_job(job: LabJob) -> RunFigures:
+    told = job.figures
+    return RunFigures(
+        job.id,
+        job.account or job.user,
+        told.energy_uj,
+        told.idle_uj,
+        told.held_ns,
+        cost_nano={currency: round(float(text) * 1e9) for currency, text in told.cost.items()},
+        idle_cost_nano={name: round(float(text) * 1e9) for name, text in told.idle_cost.items()},
+        co2e_ug=None if told.co2e_kg is None else round(float(told.co2e_kg) * 1e9),
+    )
+
+
+def payload(url: str, nonce: str) -> str:
+    """Return what the lab server expects in a credential of MUNGE."""
+    return f"joulebook-lab\n{url}\n{nonce}\n"
+
+
+def _session(base: str, ask_lab: Callable[..., bytes]) -> str:
+    """Log in by MUNGE, as `joulebook acct` does. Raises `SourceError`."""
+    told = _LOGIN.decode(ask_lab("/api/v1/nonce", post=True))
+    words = ["munge", "--restrict-uid", str(told.server_uid)]
+    try:
+        made = subprocess.run(
+            words, input=payload(base, told.nonce), capture_output=True, text=True, timeout=10,
+            check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SourceError(f"{base}: set {LAB_TOKEN}, or run where MUNGE is: {error}") from None
+    shown = f"Munge {made.stdout.strip()}"
+    return _LOGIN.decode(ask_lab("/api/v1/session", post=True, authorization=shown)).secret
 
 
 def log_energy(
@@ -117,8 +218,8 @@ def log_energy(
 ) -> dict[str, float]:
     """Write the figures of a job or experiment to an MLflow run as metrics, and return them.
 
-    `tracking_uri` is MLFLOW_TRACKING_URI unless given. Needs the extra `mlflow`. Raises
-    `ConfigError` and `LedgerError`.
+    `tracking_uri` is MLFLOW_TRACKING_URI unless given. Raises `ConfigError` without MLflow (`pip
+    install 'joulebook[mlflow]'`), without a store, and for its errors.
     """
     made = figures(job=job, experiment=experiment, ledger=ledger)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -12,6 +12,7 @@ from its own cgroup, by other code than the daemon's.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import threading
 import time
@@ -95,9 +96,12 @@ class BurningHost:
 
     def _jobs(self) -> Iterator[tuple[str, int]]:
         """The CPU time of each job that runs here, on either kind of cgroups."""
-        places = [*CGROUPS.glob(f"cpu*/slurm_{self._node}/uid_*/job_*")]
-        places += CGROUPS.glob(f"system.slice/{self._node}_slurmstepd.scope/job_*")
-        for place in places:
+        # Not Path.glob, which fails where a job ends meanwhile.
+        places = glob.glob(f"{CGROUPS}/cpu*/slurm_{self._node}/uid_*/job_*")  # noqa: PTH207
+        places += glob.glob(  # noqa: PTH207
+            f"{CGROUPS}/system.slice/{self._node}_slurmstepd.scope/job_*"
+        )
+        for place in map(Path, places):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 job_id = place.name.removeprefix("job_")
                 if (place / "cpuacct.usage").exists():

@@ -19,6 +19,8 @@ import joulebook.runs
 from joulebook import cli
 from joulebook.units import UJ_PER_KWH
 
+UJ_PER_WH = UJ_PER_KWH // 1000
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 PROGRAM = """
@@ -48,8 +50,10 @@ with joulebook.experiment("outer") as outer:
         said("inner in")
         burn(220, 2200)
         said("inner out")
-    burn(60, 1600)
+    with outer.window("epoch") as epoch:
+        burn(60, 1600)
     said("outer out")
+print("figures", outer.energy_kwh, epoch.energy_kwh, outer.known)
 work()
 said("end")
 """
@@ -115,10 +119,11 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
         wake(scenario)
         until("the directory", marks.is_dir)
         assert marks.stat().st_mode & 0o7777 == 0o1777
+        here = {**environment(marks), "JOULEBOOK_SERVER_LISTEN": f"127.0.0.1:{daemon.port}"}
         head = f"POWER, SCENARIO, GPU = {str(power)!r}, {str(scenario.path)!r}, 'GPU-a'\n"
         done = subprocess.run(
             [sys.executable, "-c", head + PROGRAM],
-            env=environment(marks), capture_output=True, text=True, check=True, timeout=60,
+            env=here, capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
         at = {
             line.rpartition(" ")[0]: int(line.rpartition(" ")[2])
@@ -127,12 +132,14 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
         }
         t0_ns = scenario.now_ns()
         # On another card, by the command line; its child's child consumes.
-        command = f"{power} {scenario.path} GPU-b +180000 --burn 2500 & wait; exit 7"
+        command = (
+            f"{power} {scenario.path} GPU-b +180000 --burn 2500 & wait; cat /proc/uptime; exit 7"
+        )
         named = subprocess.run(
             [sys.executable, "-m", "joulebook.mark", "by command", "--", "sh", "-c", command],
-            env=environment(marks), stdout=subprocess.DEVNULL, check=False, timeout=60,
+            env=here, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-        t1_ns = scenario.now_ns()
+        t1_ns = round(float(named.stdout.split()[0]) * 1e9)
         assert named.returncode == 7, "the command's own exit status"
         after = at_rest(daemon)
         energy = booked(daemon)
@@ -148,11 +155,20 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
         # From a result to its run: the id that the block gave leads to what was booked to it.
         monkeypatch.setenv("JOULEBOOK_LEDGER_PATH", str(daemon.ledger))
         for _, run, name in (x.split() for x in done.stdout.splitlines() if x.startswith("run ")):
-            found = joulebook.runs.figures(job=run)
+            found = joulebook.runs.figures(job=run, ledger=daemon.ledger)
             assert found["energy_kwh"] * UJ_PER_KWH == pytest.approx(energy[name])
             assert cli.main(["job", run, "--json"]) == 0
-            (job,) = json.loads(capsys.readouterr().out)["workloads"]
-            assert (job["energy_uj"], job["experiment"]) == (energy[name], name)
+            told = json.loads(capsys.readouterr().out)
+            assert told["total"]["energy_uj"] == energy[name]
+            assert {job["experiment"] for job in told["workloads"]} == {name}
+        (line,) = (x for x in done.stdout.splitlines() if x.startswith("figures "))
+        _, whole_kwh, epoch_kwh, known = line.split(maxsplit=3)
+        assert float(whole_kwh) * UJ_PER_KWH == pytest.approx(energy["outer"])
+        assert 0 < float(epoch_kwh) < float(whole_kwh)
+        assert "measured by the energy counter" in known
+        # It waited until all was booked, and so its last line has the same.
+        said = f"by command: {energy['by command'] / UJ_PER_WH:.4g} Wh ("
+        assert f"joulebook mark: {said}" in named.stderr
         decorated = truth(0, at["decorated in"], at["decorated out"])
         assert energy["decorated"] == near(decorated)
         # The interpreter starts before the mark is made: that much is not the experiment's.

@@ -45,7 +45,7 @@ def test_an_array_of_200_and_a_mix_are_booked_exactly(lab: Lab, home: Path) -> N
                 script=f"{lab.burn} {watts} {milliseconds}",
             )
             for i, (gpus, watts, milliseconds) in enumerate(
-                [(1, 130, 60_000), (1, 200, 5000), (2, 300, 6000), (1, 150, 12000), (1, 250, 500),
+                [(1, 130, 25_000), (1, 200, 5000), (2, 300, 6000), (1, 150, 12000), (1, 250, 500),
                  (1, 320, 900),
                  (1, 100, 5500), (1, 240, 2000), (2, 180, 7000), (1, 350, 5000), (1, 90, 1500)]
             )

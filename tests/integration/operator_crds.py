@@ -41,7 +41,9 @@ def operator_models(build_dir: Path) -> Models:
     if not kept.exists():
         wheel = fetch(requirement, sha256, build_dir / "tools")
         with zipfile.ZipFile(wheel) as archive:
-            kept.write_bytes(archive.read(SOURCE))
+            partial = wheel.with_suffix(".py")
+            partial.write_bytes(archive.read(SOURCE))
+            partial.rename(kept)
         shutil.rmtree(wheel.parent)
     tree = ast.parse(kept.read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -266,7 +266,11 @@ class SlurmCluster:
     def _remove_cgroups(self) -> None:
         for node in self.nodes:
             tops = [*Path("/sys/fs/cgroup").glob(f"*/slurm_{node}")]
-            tops += Path("/sys/fs/cgroup").glob(f"**/{node}_slurmstepd.scope")
+            scope = f"{node}_slurmstepd.scope"
+            # What vanishes meanwhile (of another cluster, say) is passed over; by Path.glob not.
+            tops += [
+                Path(at, scope) for at, names, _ in os.walk("/sys/fs/cgroup") if scope in names
+            ]
             for top in tops:
                 for procs in top.rglob("cgroup.procs"):
                     for pid in procs.read_text().split():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 import subprocess
 import time
@@ -13,7 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.collect_lab import LiveNode
 from tests.ports import free_port
+from tests.unit.ledger.samples import JOB
 
+from joulebook.cli import main
 from joulebook.config import Config
 from joulebook.config.lab import Collect
 from joulebook.errors import ConfigError
@@ -145,3 +148,28 @@ def test_two_targets_that_are_one_node() -> None:
     assert states.twin("b", ("", "n1"), "2") == ""
     states.renew(["b"], 0.0, spread_s=10)
     assert states.twin("b", ("", "n7"), "2") == ""
+
+
+def test_a_report_that_waits_collects_first(
+    node: LiveNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert collector(tmp_path, node.target).once()
+    node.tick()
+    config = tmp_path / "joulebook.toml"
+    config.write_text(
+        f"""
+[collect]
+targets = ["{node.target}", "localhost:{free_port()}"]
+token_file = "{tmp_path}/nodes/token"
+url = "sqlite://{tmp_path}/collected.db"
+timeout_s = 2
+"""
+    )
+    asked = ["--config", str(config), "report", "--workload", JOB.workload, "--format", "json"]
+    booked = []
+    for source in (["--collected"], ["--ledger", str(node.path)], ["--collected", "--wait"]):
+        assert main([*asked, *source]) == 0
+        said = capsys.readouterr()
+        booked.append(json.loads(said.out)["runs"][0]["energy_uj"])
+    assert booked[0] < booked[1] == booked[2]
+    assert "not every node was collected" in said.err

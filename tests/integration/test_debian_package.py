@@ -175,6 +175,30 @@ def test_holds_no_trace_of_where_it_was_built(package: Path, tmp_path: Path) -> 
     assert programs == ["joulebook", *sorted(p for p in programs if p.startswith("python"))]
 
 
+def test_every_link_of_its_pages_leads_to_a_file_of_it(package_tree: Path) -> None:
+    pages = [*(package_tree / "usr/share/doc/joulebook").rglob("*.md")]
+    assert {"README.md", "slurm.md"} <= {page.name for page in pages}
+    dead = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", re.sub(r"(?s)```.*?```", "", page.read_text()))
+        if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists()
+    ]
+    assert dead == []
+
+
+def test_shells_complete_and_man_knows_it(node: Path) -> None:
+    script = (
+        "source /usr/share/bash-completion/completions/joulebook\n"
+        "COMP_WORDS=(joulebook repo) COMP_CWORD=1; _joulebook_completion joulebook\n"
+        "echo ${COMPREPLY[@]}"
+    )
+    assert inside(node, "bash", "-c", script).split() == ["report"]
+    assert "joulebook report" in (node / "usr/share/man/man1/joulebook.1").read_text()
+    assert (node / "usr/share/zsh/vendor-completions/_joulebook").exists()
+    assert (node / "usr/share/fish/vendor_completions.d/joulebook.fish").exists()
+
+
 def test_installs_a_user_directories_and_a_unit_that_starts_at_boot(node: Path) -> None:
     assert "uid=" in inside(node, "id", "joulebook")
     said = inside(node, "stat", "-c", "%U %a %n", "/var/lib/joulebook", "/run/joulebook/jobs")

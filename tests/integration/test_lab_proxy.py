@@ -21,7 +21,7 @@ import pytest
 import trustme
 from tests.integration.test_lab_server import free_port
 from tests.integration.test_server import basic
-from tests.unit.lab.web.served import filled
+from tests.unit.lab.web.served import bearer, filled
 
 from joulebook.config import Config
 from joulebook.config.lab import Collect
@@ -80,10 +80,10 @@ def certificates(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lab_server(folder: Path) -> Iterator[LabServer]:
+def lab_server(folder: Path, url: str = "") -> Iterator[LabServer]:
     config = Config(
         collect=Collect(
-            url=filled(folder), targets=("127.0.0.1:9",), token_file=str(folder / "secret")
+            url=url or filled(folder), targets=("127.0.0.1:9",), token_file=str(folder / "secret")
         ),
         server=ServerSection(web_config=str(folder / "web.yml")),
         lab=LabSection(
@@ -94,9 +94,10 @@ def lab_server(folder: Path) -> Iterator[LabServer]:
             proxy_certificate="proxy.example.org",
         ),
     )
-    rates = RatesPages(make_poller(config, {}))
+    poller = make_poller(config, {})
+    rates = RatesPages(poller)
     pages = CollectorPages(make_collector(config.collect), rates.families)
-    server = LabServer(make_lab(config), pages, rates)
+    server = LabServer(make_lab(config, poller), pages, rates)
     server.start()
     try:
         yield server
@@ -237,4 +238,33 @@ def test_a_secret_that_cannot_be_used_is_told_at_the_start(
         file.chmod(0o600)
     config = Config(lab=LabSection(proxy_secret_file=str(file)))
     with pytest.raises(ConfigError, match=r"lab.proxy_secret_file"):
-        make_lab(config)
+        make_lab(config, make_poller(config, {}))
+
+
+def test_metrics_want_a_token_or_a_password(tmp_path: Path) -> None:
+    url = filled(tmp_path)
+    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    (tmp_path / "secret").chmod(0o600)
+    token = dict(bearer(url, "prometheus", time.time))
+    for web, ways in (
+        ("", {"token": (token, 200), "password": (basic("p", "pw"), 401), "nothing": ({}, 401)}),
+        (
+            f"basic_auth_users: {{p: {hashed}}}\n",
+            {
+                "token": (token, 200), "password": (basic("p", "pw"), 200), "nothing": ({}, 401),
+                "wrong password": (basic("p", "no"), 401),
+                "wrong token": ({"Authorization": "Bearer no"}, 401),
+            },
+        ),
+    ):  # fmt: skip
+        (tmp_path / "web.yml").write_text(web)
+        with lab_server(tmp_path, url) as server:
+            for way, (headers, status) in ways.items():
+                connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+                with contextlib.closing(connection):
+                    connection.request("GET", "/metrics", headers=headers)
+                    answer = connection.getresponse()
+                    told = answer.read().decode()
+                assert answer.status == status, way
+                assert ("joulebook_collect_targets" in told) == (status == 200)

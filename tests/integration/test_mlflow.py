@@ -15,7 +15,7 @@ from tests.unit.commands.ledger_sample import MINUTES, write_ledger
 from joulebook import runs
 from joulebook.cli import main
 from joulebook.errors import ConfigError
-from joulebook.lab.leaderboard.mlflow import client
+from joulebook.mlflow_store import client
 
 pytestmark = pytest.mark.timeout(180)
 

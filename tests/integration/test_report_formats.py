@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -86,8 +87,36 @@ def test_no_name_is_a_command(tmp_path: Path) -> None:
 def test_every_letter_that_is_composed_is_there(tmp_path: Path) -> None:
     letters = "".join(map(chr, (*range(0x20, 0x7F), *range(0xA0, 0x250), 0x4E2D, 0x1F525)))
     lines = "\n\n".join(latex.escape(letter) for letter in letters)
-    log, _ = compiled(tmp_path, lines)
+    log, _ = compiled(tmp_path, latex.render(made()) + lines)
     assert "Missing character" not in log
+
+
+@pytest.mark.nightly
+def test_names_of_any_script_are_set_by_an_engine_that_knows_them(tmp_path: Path) -> None:
+    package = [
+        "apt-get",
+        "install",
+        "-yq",
+        "--no-install-recommends",
+        "texlive-luatex",
+        "poppler-utils",
+    ]
+    subprocess.run(package, check=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+    (tmp_path / "statement.tex").write_text(latex.render(made("Обучение-訓練"), "sentence"))
+    (tmp_path / "paper.tex").write_text(
+        r"""\documentclass{article}
+\usepackage{luaotfload}
+\font\sans="[/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf]:mode=node"
+\begin{document}\sans \input{statement}\end{document}"""
+    )
+    for command in (
+        ["lualatex", "-interaction=nonstopmode", "-halt-on-error", "paper"],
+        ["pdftotext", "paper.pdf"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    # The font has no Chinese.
+    text = " ".join((tmp_path / "paper.txt").read_text().split())
+    assert "Обучение-[U+8A13][U+7DF4]" in text
 
 
 def test_a_hostile_page_does_nothing_in_a_browser(tmp_path: Path) -> None:

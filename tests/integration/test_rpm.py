@@ -49,8 +49,11 @@ def test_the_spec_makes_a_package(package_tree: Path, tmp_path: Path) -> None:
         "/usr/lib/joulebook/hooks/prolog.sh",
         "/usr/lib/joulebook/venv/bin/joulebook",
         "/usr/lib/systemd/system/joulebook.service",
+        "/usr/share/bash-completion/completions/joulebook",
+        "/usr/share/doc/joulebook/docs/deploy/slurm.md",
         "/usr/lib/sysusers.d/joulebook.conf",
         "/usr/lib/tmpfiles.d/joulebook.conf",
     }
+    assert any(name.startswith("/usr/share/man/man1/joulebook.1") for name in listed(package, "-l"))
     scripts = " ".join(listed(package, "--scripts"))
     assert "systemd-sysusers" in scripts

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import bcrypt
@@ -21,6 +21,7 @@ import trustme
 
 from joulebook.errors import ConfigError
 from joulebook.server import auth, connections
+from joulebook.server.routes import RunsPage
 from joulebook.server.server import Limits, Server
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -69,9 +70,14 @@ def serve(pages: FakePages) -> Iterator[Callable[..., Server]]:
         stack.callback(pages.hold.set)
 
         def start(
-            web_config: Path | None = None, *, listen: str = "127.0.0.1:0", **limits: float
+            web_config: Path | None = None,
+            *,
+            listen: str = "127.0.0.1:0",
+            runs: RunsPage | None = None,
+            **limits: float,
         ) -> Server:
-            server = Server(listen, pages, web_config, Limits(**{"sweep_s": 0.1, **limits}))  # type: ignore[arg-type]
+            bounds = Limits(**{"sweep_s": 0.1, **limits})  # type: ignore[arg-type]
+            server = Server(listen, pages, web_config, bounds, runs=runs)
             server.start()
             stack.callback(server.stop)
             return server
@@ -679,3 +685,25 @@ def test_a_flood_of_connections(serve: Callable[..., Server]) -> None:
         for _ in range(300):
             stack.enter_context(connected(server))
         assert get(server)[0] == 200
+
+
+def test_runs_are_answered_to_whoever_may_read_the_metrics(
+    serve: Callable[..., Server], folder: Path
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def runs(query: Mapping[str, str]) -> bytes | str:
+        asked.append(dict(query))
+        return b"{}" if "job" in query else "expected job=ID"
+
+    server = serve(runs=runs)
+    status, headers, body = get(server, "/v1/runs?job=500%2B1&user=ada")
+    assert (status, headers["Content-Type"], body) == (200, "application/json", b"{}")
+    assert asked == [{"job": "500+1", "user": "ada"}]
+    status, _, body = get(server, "/v1/runs")
+    assert (status, body) == (400, b"expected job=ID\n")
+    assert get(serve(), "/v1/runs?job=1")[0] == 404
+    guarded = serve(web_config=web(folder, users("secret")), runs=runs)
+    assert get(guarded, "/v1/runs?job=1")[0] == 401
+    assert get(guarded, "/v1/runs?job=1", basic("ada", "secret"))[0] == 200
+    assert get(server, "/v1/runs?job=1", {"Host": "evil.example"})[0] == 421

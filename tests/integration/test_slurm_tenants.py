@@ -181,7 +181,9 @@ def test_50_short_jobs_of_an_array_are_all_seen(opened: Site) -> None:
 def test_positions_are_mapped_to_what_the_job_can_really_open(opened: Site) -> None:
     out = opened.cluster.directory / "really"
     out.mkdir()
-    script = REALLY.format(dev=opened.cluster.devices) + f" > {out}/$SLURM_JOB_ID; sleep 0.3"
+    script = REALLY.format(dev=opened.cluster.devices) + f" > {out}/$SLURM_JOB_ID"
+    # All hold theirs at once, however long one takes to begin: else two may have had the same GPU.
+    script += f"; for _ in {{1..600}}; do [ $(ls {out} | wc -l) = 6 ] && break; sleep 0.1; done"
     jobs = [
         opened.cluster.sbatch(f"--gres=gpu:{n}", "-N1", "-w", node, script=script)
         for node in opened.cluster.nodes
@@ -448,6 +450,7 @@ def test_without_hooks_the_controller_is_asked(short_tmp_path: Path) -> None:
         ("gpu:v100:1,gpu:a100:2", "aavv"),
         ("gpu:a100:2", "vava"),
         ("gpu:3", "vava"),
+        ("gpu:v100:1,gpu:a100:2,gpu:v100:1", "vava"),
     ],
 )
 def test_gpus_are_counted_as_slurmd_counts_them(

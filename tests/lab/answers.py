@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from tests.lab import serving
+from tests.lab.scrape import SAVINGS
 from tests.lab.truth import J_PER_KWH, Key, Truth
 from tests.lab.world import JOBS, Job, cluster_of
 
@@ -43,6 +45,11 @@ class Window(NamedTuple):
             key: value - credit.get(key, 0.0)
             for key, value in self.by(f"{whose}_cost", name).items()
         }
+
+    def served(self, what: str, label: str) -> Answer:
+        """What served models came to, energy in kWh."""
+        scale = J_PER_KWH if what == "energy_joules" else 1
+        return {"": serving.total(self.t1_s - self.t0_s, what, label) / scale}
 
     def pflops_days(self) -> float:
         """Time in which held cards worked, times their peak."""
@@ -121,6 +128,10 @@ def _unallocated_cost(w: Window) -> Answer:
     return {name: cost[name] - credit.get(name, 0.0) for name in cost if name}
 
 
+def _advice(what: str, per: float) -> Answer:
+    return {"": sum(value for name, _, value in SAVINGS if name == f"advice_{what}") / per}
+
+
 LAB: Mapping[str, Callable[[Window], Answer]] = {
     "Energy": lambda w: w.kwh("experiment"),
     "Cost": lambda w: w.net("experiment", currency),
@@ -161,6 +172,17 @@ PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     ("joulebook-waste", "Unattributed, by reason"): lambda w: w.by(
         "remainder_energy_joules", lambda key: key.labels[-1], J_PER_KWH
     ),
+    ("joulebook-waste", "Energy that advice would have saved"): lambda _: _advice(
+        "energy_joules", J_PER_KWH
+    ),
+    ("joulebook-waste", "Cost that advice would have saved"): lambda _: _advice("cost", 1),
+    ("joulebook-waste", "CO2e that advice would have saved"): lambda _: _advice("co2e_grams", 1000),
+    ("joulebook-serving", "Output tokens"): lambda w: w.served("tokens", "output"),
+    ("joulebook-serving", "Prompt tokens"): lambda w: w.served("tokens", "prompt"),
+    ("joulebook-serving", "Energy of models"): lambda w: w.served("energy_joules", "active"),
+    ("joulebook-serving", "Idle energy"): lambda w: w.served("energy_joules", "idle"),
+    ("joulebook-serving", "Cost of models"): lambda w: w.served("cost", "active"),
+    ("joulebook-serving", "Cost of idle servers"): lambda w: w.served("cost", "idle"),
     ("joulebook-books", "Not attributed"): _unattributed,
     ("joulebook-books", "How amounts are known"): lambda w: w.by(
         "method_energy_joules", lambda key: key.labels[0], J_PER_KWH

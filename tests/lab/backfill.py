@@ -26,6 +26,7 @@ from dashboards.generator.recording import SPENT
 from tests.lab.grafana import ROOT
 from tests.lab.scrape import Lab, Series
 from tests.lab.servers import Server, prometheus, victoria
+from tests.lab.serving import served
 from tests.lab.truth import truth
 from tests.lab.world import DAY_S, END_S, HOUR_S, NODES, START_S
 
@@ -56,7 +57,7 @@ def made(build_dir: Path) -> Iterator[Path]:
 def _digest() -> str:
     """Of all that decides what is in the lab."""
     package = ROOT / "exporter/joulebook"
-    lab = ("world", "truth", "curve", "scrape", "backfill")
+    lab = ("world", "truth", "curve", "scrape", "serving", "backfill")
     files = [*(Path(__file__).with_name(f"{name}.py") for name in lab), RULES,
         *(package / "metrics").glob("*.py")]  # fmt: skip
     digest = hashlib.sha256()
@@ -93,6 +94,11 @@ def _window(window: tuple[int, int], home: Path, url: str) -> Path:
                     file.write(openmetrics(series))
                     lines.append(json_line(series))
             send(url, b"\n".join(lines))
+        lines = []
+        for series in served(*window):
+            file.write(openmetrics(series))
+            lines.append(json_line(series))
+        send(url, b"\n".join(lines))
         file.write("# EOF\n")
     promtool(
         "tsdb", "create-blocks-from", "openmetrics", "-q", "--max-block-duration=162h", text, place

@@ -48,6 +48,7 @@ SHOTS: tuple[tuple[str, int, str, dict[str, str]], ...] = (
     ("joulebook-waste", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-compute", 30 * DAY_S, "Last 30 days", {}),
     ("joulebook-books", DAY_S, "Last 24 hours", {}),
+    ("joulebook-serving", DAY_S, "Last 24 hours", {}),
 )  # fmt: skip
 """What is drawn: the dashboard, its range, and what is chosen."""
 

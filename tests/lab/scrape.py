@@ -37,6 +37,7 @@ from tests.lab.world import (
 )
 
 from joulebook.core.report.footprint import peaks_of
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.collector import Family
 from joulebook.metrics.exposition import Renderer
@@ -52,6 +53,19 @@ LINGER_S = 900
 UNUSED_S = DAY_S
 """After which an experiment that nobody uses has no series, until somebody does."""
 BUDGETS = (("nlp", "llm-pretrain", "kwh", 2500.0), ("vision", "", "EUR", 1600.0))
+
+
+_METRICS = {**BY_NAME, **{metric.name: metric for metric in ADVICE}}
+SAVINGS: tuple[tuple[str, tuple[str, ...], float], ...] = (
+    ("advice_energy_joules", ("lab", "nlp", "idle_after_work"), 7.2e7),
+    ("advice_energy_joules", ("annex", "vision", "power_limit"), 3.6e8),
+    ("advice_cost", ("lab", "nlp", "idle_after_work", "EUR"), 240.5),
+    ("advice_cost", ("annex", "vision", "power_limit", "EUR"), -3.25),
+    ("advice_cost", ("annex", "vision", "start", "EUR"), 12.0),
+    ("advice_co2e_grams", ("lab", "nlp", "idle_after_work"), 8000.0),
+    ("advice_co2e_grams", ("annex", "vision", "start"), 25_000.0),
+)
+"""What the lab server says of last month's advice, which it has beside those of a node."""
 
 
 class Series(NamedTuple):
@@ -85,7 +99,7 @@ class Series(NamedTuple):
 def metric_of(what: str) -> Metric:
     """The metric by its name without prefix and suffix."""
     names = (f"joulebook_{what}_total", f"joulebook_{what}", what)
-    return next(BY_NAME[name] for name in names if name in BY_NAME)
+    return next(_METRICS[name] for name in names if name in _METRICS)
 
 
 def scrapes(node: str) -> list[int]:
@@ -299,6 +313,8 @@ class Lab:
         for account, experiment, unit, amount in BUDGETS:
             yield self._flat("budget", (account, experiment, unit), times, amount)
         yield self._flat("pue_ratio", ("machine room",), times, PUE)
+        for what, of, saved in SAVINGS if self._node == NODES[0] else ():
+            yield self._flat(what, of, times, saved)
         for what, label, rate in (
             ("electricity_price_per_kwh", CURRENCIES[cluster_of(self._node)], price),
             ("carbon_intensity_grams_per_kwh", ZONE, grams),

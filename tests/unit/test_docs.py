@@ -16,7 +16,9 @@ from tests.command_line import parsed
 
 from joulebook.config import Config, env_names
 from joulebook.config.load import keys
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR as OF_COLLECT
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import BY_NAME
 
 ROOT = Path(__file__).parents[2]
@@ -91,10 +93,10 @@ def test_commands_are_those_that_there_are(page: Path) -> None:
 
 
 def known(words: list[str]) -> bool:
-    """Whether the command line takes it; a page may name a command without its operands."""
+    """Whether the command line takes it; a page may name it without operands and values."""
     try:
         parsed(*words)
-    except click.MissingParameter:
+    except (click.MissingParameter, click.BadOptionUsage):
         return True
     except click.ClickException:
         return False
@@ -116,6 +118,8 @@ def test_settings_are_those_that_there_are(page: Path) -> None:
         "rates.hardware",
         "budgets",
         "lab.coordinators",
+        "serving.targets",
+        "serving.cost_limits",
     }
     tables |= {table.partition(".")[0] for table in tables}
     wrong = []
@@ -146,7 +150,7 @@ def rules() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_metrics_are_those_that_there_are(page: Path) -> None:
-    ours = {*BY_NAME, *(metric.name for metric in OF_COLLECT), *rules()}
+    ours = {*BY_NAME, *(metric.name for metric in (*OF_COLLECT, *SERVING, *ADVICE)), *rules()}
     wrong = [
         name
         for name in re.findall(r"\bjoulebook_[a-z0-9_]+[a-z]\b(?!\.|/)", text_of(page))
@@ -158,6 +162,14 @@ def test_metrics_are_those_that_there_are(page: Path) -> None:
 def test_decisions_are_numbered_in_one_row() -> None:
     numbers = sorted(int(p.name[:4]) for p in (ROOT / "docs/adr").glob("[0-9]*.md"))
     assert numbers == list(range(len(numbers)))
+
+
+def test_every_page_has_its_place_on_the_site(repository: Path) -> None:
+    """`make site` builds it; a page that its index does not list is an error there."""
+    index = (repository / "docs/index.md").read_text("utf-8").splitlines()
+    pages = {str(page.relative_to(repository / "docs"))[:-3] for page in PAGES
+             if page.is_relative_to(repository / "docs")}  # fmt: skip
+    assert {page for page in pages if not re.match(r"adr/\d|index$", page)} <= {*index}
 
 
 def test_the_glossary_has_a_word_and_its_meaning_in_each_line(repository: Path) -> None:

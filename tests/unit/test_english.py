@@ -19,7 +19,9 @@ from msgspec import Struct
 from joulebook import cli
 from joulebook.config import Config
 from joulebook.config.load import keys
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
 from joulebook.metrics.dcgm import METRICS
 
@@ -94,7 +96,10 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 TEXTS = [
-    *((metric.name, metric.help) for metric in (*CATALOGUE, *COLLECTOR, *METRICS)),
+    *(
+        (metric.name, metric.help)
+        for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *ADVICE, *METRICS)
+    ),
     *settings(Config, ""),
     *helps(),
     *pages(),

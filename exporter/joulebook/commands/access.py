@@ -11,6 +11,7 @@ import msgspec
 from joulebook.commands.shared.options import Options
 from joulebook.config import Config
 from joulebook.core.sanitize import one_line
+from joulebook.lab.collected import audit
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.forget import forget
 from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
@@ -65,7 +66,8 @@ def granted(grants: Grants, config: Config, options: Options, screen: Screen) ->
         return 0
     if options.revoke_token:
         ended = grants.revoke(options.revoke_token)
-        grants.note(who, "command", f"token {options.revoke_token} revoked")
+        if ended:
+            grants.note(who, audit.COMMAND, f"token {options.revoke_token} revoked")
         screen.say(f"{ended} tokens of that name have ended")
         return 0 if ended else 1
     screen.say(
@@ -73,5 +75,5 @@ def granted(grants: Grants, config: Config, options: Options, screen: Screen) ->
             GrantKind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
         )
     )
-    grants.note(who, "command", f"token {options.add_token} for {options.user}")
+    grants.note(who, audit.COMMAND, f"token {options.add_token} for {options.user}")
     return 0

@@ -11,12 +11,11 @@ from typing import Any
 
 import click
 
+from joulebook.commands.shared.lab_client import LabClient, lab_client
 from joulebook.commands.shared.options import F, Options, command, option
 from joulebook.config import load
 from joulebook.core.sanitize import one_line
-from joulebook.errors import ConfigError, HttpFailure, InputError
-from joulebook.http_client import Web
-from joulebook.lab.web import munge
+from joulebook.errors import ConfigError
 from joulebook.terminal import Column, Screen
 from joulebook.units import UJ_PER_KWH
 
@@ -31,67 +30,10 @@ _FIGURES = frozenset({"GPUs", "GPUHours", "EnergyKWh", "IdleKWh", "Cost", "CO2eK
 _PAGE = 1_000
 
 
-class LabClient:
-    """The lab server as a user of this machine sees it."""
-
-    def __init__(self, url: str, munge_socket: str = "") -> None:
-        self._url = url.rstrip("/")
-        self._web = Web()
-        self._munge_socket = munge_socket
-        self._token = ""
-
-    def get(self, path: str, fields: Mapping[str, str]) -> dict[str, Any]:
-        """Return an answer. Raises `InputError` with what the server says."""
-        if not self._token:
-            self._log_in()
-        return self._ask(path, fields)
-
-    def link(self) -> str:
-        """Return a link that lets a browser in. Raises `InputError`."""
-        self._log_in()
-        return str(self._ask("/api/v1/link", post=True)["secret"])
-
-    def _log_in(self) -> None:
-        nonce = self._ask("/api/v1/nonce", post=True)
-        credential = munge.encode(
-            self._url, str(nonce["nonce"]), int(nonce["server_uid"]), self._munge_socket
-        )
-        answer = self._ask("/api/v1/session", post=True, authorization=f"Munge {credential}")
-        self._token = str(answer["secret"])
-
-    def _ask(
-        self,
-        path: str,
-        fields: Mapping[str, str] | None = None,
-        *,
-        post: bool = False,
-        authorization: str = "",
-    ) -> dict[str, Any]:
-        shown = authorization or (f"Bearer {self._token}" if self._token else "")
-        headers = {"Authorization": shown} if shown else {}
-        try:
-            answer = self._web.ask(f"{self._url}{path}", dict(fields or {}), headers, post=post)
-        except HttpFailure as error:
-            raise InputError(f"{self._url}: {error}", reason="down") from None
-        try:
-            found = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{self._url}: not a lab server (status {answer.status})", reason="answer"
-            ) from None
-        if not isinstance(found, dict) or answer.status >= 400:
-            said = found.get("error", answer.status) if isinstance(found, dict) else "no object"
-            raise InputError(f"{self._url}: {one_line(str(said), 300)}", reason="refused")
-        return found
-
-
 def main(args: Options) -> int:
     """List jobs, or print a link for the browser."""
     config = load(args.config, os.environ)
-    url = args.lab or config.lab.url
-    if not url:
-        raise ConfigError("lab.url is not set: give --lab URL, or set it for all users")
-    client, screen = LabClient(url, config.lab.munge_socket), Screen()
+    client, screen = lab_client(args.lab, config), Screen()
     if args.web:
         screen.say(client.link())
         return 0

@@ -12,11 +12,15 @@ import time
 
 import click
 
+from joulebook.commands.shared import lab_client as at_lab
+from joulebook.commands.shared.advice_text import show_advice
 from joulebook.commands.shared.charge_text import show_bill, show_periods
 from joulebook.commands.shared.focus import as_focus
-from joulebook.commands.shared.options import BillAction, Options, argument, command, option
+from joulebook.commands.shared.lab_client import LabClient, lab_client
+from joulebook.commands.shared.options import AT_LAB, BillAction, Options, argument, command, option
 from joulebook.commands.shared.text import moment
 from joulebook.config import load
+from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab import billing
 from joulebook.lab.bill_formats import as_csv, as_json
@@ -26,9 +30,12 @@ from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.report.wording import listed
+from joulebook.lab.web.bill_view import BillView, SeenBill
+from joulebook.lab.web.viewer import Viewer
 from joulebook.terminal import Screen
 
-BILL_ACTIONS = ("show", "list", "open", "close", "correct")
+_MOST_ADVICE = 5
+"""Lines of advice below a bill; `joulebook advise` has all."""
 
 
 def main_relabel(args: Options) -> int:
@@ -44,6 +51,11 @@ def main(args: Options) -> int:
     """
     config = load(args.config, os.environ)
     _refuse_unused(args)
+    if args.lab is not None or (config.lab.url and not config.collect.url):
+        try:
+            return _at_lab(lab_client(args.lab, config), args, Screen())
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     with opened(config.collect.url) as database:
         try:
             return int(ACTIONS[args.action](database, args, Screen()))
@@ -73,26 +85,62 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
     if args.account:
         billing.refuse_unknown(database, BilledOwner("", args.account), "--account")
     with database.transaction(writes=False):
-        bill = bills.read(database, month, args.account)
-        measured = billing.measured(database, bill)
-    if nodes := sorted({node for node, *_ in bills.replayed_meters(database)}):
+        view = BillView(database, Viewer(admin=True))
+        seen = view.whole_bill(month, int(time.time()), args.account)
+    _print(seen, args.format, screen)
+    return 0
+
+
+def _print(seen: SeenBill, form: str, screen: Screen) -> None:
+    bill, measured, replayed, advice = seen
+    if replayed:
         Screen(sys.stderr).say(
-            f"Warning: {listed(nodes)}: data from a recorded trace (demo or replay): it was not "
+            f"Warning: {listed(replayed)}: data from a recorded trace (demo or replay): it was not "
             "measured there, and its jobs may be simulated."
         )
-    if args.format == "json":
-        screen.say(as_json(bill, measured))
-    elif args.format == "focus":
+    if form == "json":
+        screen.say(as_json(bill, measured, advice))
+    elif form == "focus":
         screen.say(as_focus(bill))
-    elif args.format == "csv":
+    elif form == "csv":
         screen.say(as_csv(bill))
     else:
         show_bill(bill, screen, measured)
+        if advice.advice:
+            screen.say()
+            screen.say("Where to save")
+            screen.say()
+            show_advice(advice, screen, _MOST_ADVICE)
+
+
+def _at_lab(client: LabClient, args: Options, screen: Screen) -> int:
+    """Do the same at the lab server, which knows what one may see and change."""
+    if args.by:
+        raise ConfigError("--by: not with --lab, where your name is known")
+    if args.action in {"list", "open"}:
+        show_periods(at_lab.periods(client), screen)
+        return 0
+    if args.action == "show":
+        seen = at_lab.bill(client, months.shown(_month(args)), args.account)
+        _print(seen, args.format, screen)
+        return 0
+    form = {"anyway": "yes"} if args.anyway else {}
+    if args.action == "close":
+        month = months.shown(_month(args, needed=True))
+        done = client.post(f"/api/v1/bills/{month}/close", form)
+        screen.say(f"{done['month']} is closed permanently, by {one_line(done['closed_by'])}")
+        return 0
+    form |= {"from": args.giver, "to": args.taker, "why": args.why or "", "item": args.item}
+    form |= {"cost": args.cost or "", "currency": args.currency, "kwh": args.kwh or ""}
+    form |= {"gpu-hours": args.gpu_hours or "", "co2e-kg": args.co2e_kg or ""}
+    month = "open" if args.month is None and not args.last else months.shown(_month(args))
+    done = client.post(f"/api/v1/bills/{month}/corrections", form)
+    screen.say(f"correction {done['correction']} in the bill of {done['month']}: {args.why}")
     return 0
 
 
 def _open(database: Database, args: Options, screen: Screen) -> int:
-    show_periods(database, bills.periods(database), screen)
+    show_periods(bills.with_sums(database), screen)
     return 0
 
 
@@ -122,7 +170,7 @@ def _correct(database: Database, args: Options, screen: Screen) -> int:
     number, month, giver, taker = billing.correct(database, wanted, _who(args), int(time.time()))
     screen.say(
         f"correction {number} in the bill of {months.shown(month)}: from {giver} to {taker}, by "
-        f"{_who(args)}: {args.why}"
+        f"{_who(args)}: {one_line(args.why)}"
     )
     return 0
 
@@ -149,19 +197,21 @@ def _reason(args: Options, kind: str) -> Reason:
 
 def _relabel(database: Database, args: Options, screen: Screen) -> int:
     """Move one workload to another experiment or account."""
-    if args.experiment is None and args.account is None:
+    if not args.experiment and not args.account:
         raise InputError("give --experiment, --account or both", reason="nothing")
     if args.account and not args.anyway:
         billing.refuse_unknown(database, BilledOwner("", args.account), "--account")
     number, old, new = corrections.relabel(
         database,
         args.workload,
-        (args.account, args.experiment),
+        (args.account or None, args.experiment or None),
         _reason(args, "relabel"),
         args.cluster,
     )
     what = f"correction {number}" if number else "nothing was billed to it yet"
-    screen.say(f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {args.why}")
+    screen.say(
+        f"{args.workload}: from {old} to {new} ({what}), by {_who(args)}: {one_line(args.why)}"
+    )
     return 0
 
 
@@ -174,7 +224,7 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 @command()
 @argument(
     "action",
-    type=BillAction(BILL_ACTIONS),
+    type=BillAction(tuple(ACTIONS)),
     default="show",
     metavar="[ACTION]",
     help="show: print a month (default). list (or open): list the months. close: close a month "
@@ -187,6 +237,11 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
     help="Month, as in 2026-11. Default: this month; for a correction, the open month.",
 )
 @option("--last", is_flag=True, help="Use last month.")
+@option(
+    "--lab",
+    **AT_LAB,
+    help="At the lab server (default: lab.url), as far as you may; no right on a file is needed.",
+)
 @option("--account", metavar="NAME", default="", help="Show only this account.")
 @option(
     "--format",
@@ -235,7 +290,7 @@ _BY = option("--by", metavar="NAME", help="Name to record as the author (default
 @_BY
 @option("--why", metavar="TEXT", help="correct: reason, recorded permanently.")
 def bill(options: Options) -> int:
-    """Show, close or correct the bill of a month, from the collected ledger."""
+    """Show, close or correct the bill of a month, in the collected ledger or at the lab server."""
     return main(options)
 
 

@@ -1,6 +1,6 @@
 """Implement `joulebook collect` and `lab`: copy many nodes' ledgers into one, and serve it.
 
-Defines the options of both.
+Defines the options of `collect` and `lab`, which share that ledger.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.admin_comment import CommentWriter
+from joulebook.lab.advice.metrics import AdviceGauges
 from joulebook.lab.collect.collector import Collector
 from joulebook.lab.collect.metrics import CollectorPages, CollectorServer, make_collector
 from joulebook.lab.collected import archive, compact, months, renames
 from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
+from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
@@ -124,21 +126,25 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates = RatesPages(poller)
-    pages = CollectorPages(collector, rates.families)
     coordinators = SlurmCoordinators()
-    servers: list[Server] = [LabServer(make_lab(config, coordinators), pages, rates)]
+    rates, lab = RatesPages(poller), make_lab(config, poller, coordinators)
+    connected = functools.partial(connect, config.collect.url)
+    reader = ServingReader(config.serving, connected) if config.serving.reads else None
+    advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
+    pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
+    servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
-    tasks: dict[str, Callable[[], None]] = {}
+    tasks: dict[str, Callable[[], None]] = {"advice": functools.partial(advice.run, stop)}
     alone = (stop, config.collect.every_s, lambda: collector.leads)
-    opens = functools.partial(connect, config.collect.url)
+    if reader is not None:
+        tasks["serving"] = functools.partial(reader.run, stop)
     if config.lab.slurm_coordinators:
         tasks["coordinators"] = functools.partial(coordinators.run, stop)
     if config.lab.admin_comment:
-        tasks["admin-comment"] = functools.partial(CommentWriter(opens).run, *alone)
+        tasks["admin-comment"] = functools.partial(CommentWriter(connected).run, *alone)
     if config.lab.notices.users or config.lab.notices.accounts:
-        tasks["notices"] = functools.partial(NoticeSender(config, opens).run, *alone)
+        tasks["notices"] = functools.partial(NoticeSender(config, connected).run, *alone)
     for name, task in tasks.items():
         threading.Thread(target=task, name=name, daemon=True).start()
     poller.start()

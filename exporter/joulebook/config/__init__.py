@@ -5,9 +5,8 @@ Only the exact names of known keys are read from the environment: Kubernetes set
 and the like for a Service of that name, and `JOULEBOOK_EXPERIMENT` belongs to the researcher.
 """
 
-from __future__ import annotations
-
 import difflib
+import functools
 import ipaddress
 import re
 import socket
@@ -27,7 +26,12 @@ from joulebook.config.lab import (
     collect_conflicts,
     report_conflicts,
 )
-from joulebook.config.lab_server import LabSection, lab_conflicts
+from joulebook.config.lab_server import (
+    LabSection,
+    ServingSection,
+    lab_conflicts,
+    serving_conflicts,
+)
 from joulebook.config.load import EnvValue, leaves, read
 from joulebook.config.node import (
     DaemonSection,
@@ -96,6 +100,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     privacy: Privacy = Privacy()
     collect: Collect = Collect()
     lab: LabSection = LabSection()
+    serving: ServingSection = ServingSection()
     rates: Rates = Rates()
     report: ReportSection = ReportSection()
 
@@ -117,7 +122,8 @@ def host_name() -> str:
     return socket.gethostname().partition(".")[0]
 
 
-def env_names() -> dict[str, tuple[str, ...]]:
+@functools.cache
+def env_names() -> Mapping[str, tuple[str, ...]]:
     """Return the environment variables that are read, each with the path of the key it sets."""
     return {PREFIX + "_".join(path).upper(): path for path in leaves(Config)}
 
@@ -125,7 +131,7 @@ def env_names() -> dict[str, tuple[str, ...]]:
 _OTHERS = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD"),
+        *("EXPERIMENT", "STAGE", "MARKS_DIR", "PASSWORD", "URL", "LAB_TOKEN"),
         # Set by the SLURM hooks.
         *("EVENTS_DIR", "COMMAND", "LABELS", "SUMMARY"),
         *("RATES_PRICE_TOKEN", "RATES_CARBON_TOKEN"),
@@ -259,3 +265,4 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str]]:
     yield from calibration_conflicts(config.calibration)
     yield from collect_conflicts(config.collect)
     yield from lab_conflicts(config.lab)
+    yield from serving_conflicts(config.serving)

@@ -1,7 +1,5 @@
 """Write a configuration as a TOML file, each key below a comment with its meaning and bounds."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import textwrap

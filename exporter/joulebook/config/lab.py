@@ -4,8 +4,6 @@ A budget does not change what is booked; it is exposed as `joulebook_budget`, an
 with the counters.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal

@@ -1,10 +1,9 @@
-"""Keys for the lab server: `[lab]`."""
-
-from __future__ import annotations
+"""Keys for the lab server: `[lab]` and `[serving]`."""
 
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from joulebook.config.node import Section, doc
 
@@ -47,8 +46,15 @@ class LabSection(Section, frozen=True):
     url: Annotated[
         str,
         doc(
-            "Address of the lab server for commands on login nodes (`joulebook acct`). Empty: "
-            "the option --lab."
+            "Address of the lab server for commands on login nodes (`joulebook acct`, and `job`, "
+            "`report`, `leaderboard` where there is no ledger to read). Empty: the option --lab."
+        ),
+    ] = ""
+    token_file: Annotated[
+        str,
+        doc(
+            "File with a token of the lab server for these commands. Empty: they prove by MUNGE "
+            "who asks."
         ),
     ] = ""
     listen: Annotated[str, doc("host:port of the lab server.")] = "127.0.0.1:9817"
@@ -159,3 +165,78 @@ def _notice_conflicts(notices: NoticeSection) -> Iterator[tuple[str, str]]:
             yield "lab.notices.sender", f"{notices.sender!r}: expected a mail address"
     if bool(notices.smtp_user) != bool(notices.smtp_password_file):
         yield "lab.notices.smtp_password_file", "expected together with lab.notices.smtp_user"
+
+
+class ServingTarget(Section, frozen=True):
+    """A server of a model, at a fixed address."""
+
+    url: Annotated[str, doc("Address of its metrics: http(s)://host:port/path.")]
+    workload: Annotated[
+        str, doc("The workload that it runs in, as shown: a SLURM job's number, or a pod's name.")
+    ]
+    cluster: Annotated[str, doc("Cluster of that workload, if its name is not unique.")] = ""
+    model: Annotated[str, doc("Name of the model, where the server states none.")] = ""
+
+
+class ServingSection(Section, frozen=True):
+    """Energy per token: which model servers the lab server reads token counters of."""
+
+    kubernetes: Annotated[
+        bool,
+        doc(
+            "Read the pods of the cluster that the ledger knows, by their annotations "
+            "`prometheus.io/scrape`, `port` and `path`, or a port named `metrics` or `http`."
+        ),
+    ] = False
+    kubernetes_selector: Annotated[
+        str, doc("Label selector of these pods. Empty: every pod with a metrics port.")
+    ] = ""
+    targets: Annotated[
+        dict[str, ServingTarget],
+        doc('Servers at fixed addresses: "llama" = { url = "...", workload = "4711" }'),
+    ] = {}
+    prometheus: Annotated[
+        str, doc("URL of a Prometheus that scrapes the servers already. Empty: none.")
+    ] = ""
+    prometheus_token_file: Annotated[
+        str, doc("File with a token, or user:password, for that Prometheus.")
+    ] = ""
+    every_s: Annotated[float, doc("Seconds between readings.", ge=5, le=900)] = 60.0
+    timeout_s: Annotated[float, doc("Timeout of one server, in seconds.", gt=0, le=60)] = 5.0
+    models: Annotated[
+        int, doc("The most models counted of one workload; more are not counted.", ge=1, le=1000)
+    ] = 20
+    cost_limits: Annotated[
+        dict[str, float],
+        doc(
+            "The most that 1,000 output tokens may cost, in `rates.currency`, by name of the model "
+            '(`*` matches anything; the first match wins); above it an alert fires: "*" = 0.02'
+        ),
+    ] = {}
+
+    @property
+    def reads(self) -> bool:
+        """Return whether there is anything to read."""
+        return bool(self.kubernetes or self.targets or self.prometheus)
+
+
+def serving_conflicts(serving: ServingSection) -> Iterator[tuple[str, str]]:
+    """Check what the types of single keys cannot: yield the key, and what is wrong with it."""
+    urls = {f'targets."{name}".url': each.url for name, each in serving.targets.items()}
+    for key, url in {**urls, "prometheus": serving.prometheus}.items():
+        if url and not is_address(url):
+            yield f"serving.{key}", f"{url!r}: expected http(s)://host:port/path without a user"
+    for name, limit in serving.cost_limits.items():
+        if not 0 < limit < 1e12:
+            yield f'serving.cost_limits."{name}"', f"{limit:g}: expected a price above 0"
+
+
+def is_address(url: str) -> bool:
+    """Return whether it is the address of a page: no user, no query."""
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    return bool(parts.scheme in {"http", "https"} and named and plain and url.isprintable())

@@ -3,8 +3,6 @@
 Every problem is reported, not only the first, with its source, key, value, and what is expected.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import math
@@ -82,7 +80,11 @@ def redact(text: str) -> str:
 
 @functools.cache
 def keys(cls: type[Struct]) -> dict[str, SettingKey]:
-    """Return the keys of a section by their name in the file, in order."""
+    """Return the keys of a section by their name in the file, in order.
+
+    No module of sections has `from __future__ import annotations`: every start of the daemon would
+    evaluate hundreds of strings, which takes longer than to read the file.
+    """
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for field in msgspec.structs.fields(cls):

@@ -4,8 +4,6 @@ Each class is one table of the file (`[daemon]`, `[sensors.nvml]`, ...). The `do
 appears in `joulebook config` and in the documentation, so write it for administrators.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from joulebook.config.load import AUTO

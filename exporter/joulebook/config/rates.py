@@ -4,8 +4,6 @@ No value for money or carbon is assumed: without a price, an intensity or a PUE 
 and `joulebook rates` names the missing key.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Check what the types of single keys of `[rates]` cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo

@@ -1,7 +1,5 @@
 """Keys for Kubernetes, processes and marks (docs/in-code.md)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from joulebook.config.load import AUTO, Enabled, Section, doc

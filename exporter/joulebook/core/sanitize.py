@@ -41,6 +41,10 @@ def clean_label(text: str, limit: int = LABEL_CHARS) -> str:
     Runs of white space (newlines among them) become one space. What comes out is valid UTF-8 and
     prints in one line, left to right as written.
     """
+    if (
+        text.isprintable() and _REPLACEMENT not in text
+    ):  # most are, at a start with thousands of them
+        return " ".join(text[: _AHEAD * limit].split())[:limit].rstrip()
     spaced = "".join(" " if c < " " or c.isspace() else c for c in text[: _AHEAD * limit])
     kept = _replaced(spaced, lambda _: "").replace(_REPLACEMENT, "")
     return " ".join(kept.split())[:limit].rstrip()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +14,7 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import decimal
+from joulebook.lab.advice.advise import MonthAdviceOut
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import BillLine, MonthBill
 from joulebook.lab.collected.schema import BilledOwner
@@ -65,7 +67,7 @@ def as_csv(bill: MonthBill) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
+def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float], advice: MonthAdviceOut) -> str:
     """Return the bill as a JSON object, with the ledger's integers next to the decimals."""
     return json.dumps(
         {
@@ -91,6 +93,7 @@ def as_json(bill: MonthBill, measured: Mapping[BilledOwner, float]) -> str:
                  "why": c.why}
                 for c in bill.corrections
             ],
+            "advice": [asdict(line) for line in advice.advice],
         },
         indent=2,
     )  # fmt: skip

@@ -72,7 +72,8 @@ def close(
 
     `how` says how it is known who does so. Raises `InputError`.
     """
-    late = [] if wanted.anyway else bills.behind(database, wanted.month)
+    is_over = wanted.month < months.month_of(now_s)
+    late = bills.behind(database, wanted.month) if is_over and not wanted.anyway else []
     if not late:
         bills.close(database, wanted.month, who, now_s, how)
     return late

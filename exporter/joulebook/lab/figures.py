@@ -13,6 +13,7 @@ from joulebook.core.money.amounts import IDLE_PARTS, Charge, Charges, Exact, Ite
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import decimal, in_column
+from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 
 CO2E = Charge(Item.CO2E)
@@ -46,6 +47,13 @@ class Figures:
     cost: dict[str, str]
     idle_cost: dict[str, str]
     co2e_kg: str | None
+
+    def cells(self) -> dict[str, str]:
+        """Return them as cells of a row; names of currencies go into those of columns."""
+        row = {"energy_uj": str(self.energy_uj), "idle_uj": str(self.idle_uj)}
+        row |= {"energy_kwh": self.energy_kwh, "gpu_hours": self.gpu_hours}
+        row |= {f"cost_{cell(currency)}": value for currency, value in self.cost.items()}
+        return row | {"co2e_kg": self.co2e_kg or ""}
 
 
 def added(by_component: Mapping[str, Amount]) -> Amount:

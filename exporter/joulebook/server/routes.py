@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from joulebook.log import LogOnce
+from joulebook.run_figures import PATH as RUNS_PATH
 from joulebook.server.auth import PATH, HostNames, Passwords, PostingsPages, PostingsQuery
 from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.web_config import WebConfig
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
 
 T = TypeVar("T")
+
+RunsPage = Callable[[Mapping[str, str]], bytes | str]
+"""Answers a query of runs: JSON, or what is wrong with the query."""
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Answered without a password: probes of a supervisor or kubelet carry none, and the answers
@@ -68,13 +72,15 @@ class App:
         rejected: Callable[[str], None],
         export: PostingsPages | None = None,
         hosts: HostNames | None = None,
+        runs: RunsPage | None = None,
     ) -> None:
         """`web` gives the configuration in force; `rejected` counts a refusal by its reason.
 
         `hosts` are the names under which pages that nothing else guards are answered; without
         them under any.
 
-        `handover` is the page for collectors; without it there is none.
+        `export` is the page for collectors, `runs` that for programs that ask for their figures;
+        without them there are none.
         """
         self._pages = pages
         self._web = web
@@ -98,6 +104,10 @@ class App:
         self._pages_of_ledger = WorkerPool("postings", threads=1, line=8, timeout_s=15)
         if export is not None:
             self._router.routes.append(Route(PATH, self._postings))
+        self._runs = runs
+        self._pages_of_runs = WorkerPool("runs", threads=1, line=32, timeout_s=10)
+        if runs is not None:
+            self._router.routes.append(Route(RUNS_PATH, self._answer_runs))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -123,6 +133,7 @@ class App:
             self._views,
             self._probes,
             self._pages_of_ledger,
+            self._pages_of_runs,
         ):
             desk.close()
 
@@ -179,6 +190,17 @@ class App:
             return answer
         headers = {"Cache-Control": "no-store"}
         return _Paced(answer, headers=headers, media_type="application/json")
+
+    async def _answer_runs(self, request: Request) -> Response:
+        runs, query = self._runs, dict(request.query_params)
+        answer = await self._ask(
+            self._pages_of_runs, "v1/runs", lambda: b"" if runs is None else runs(query)
+        )
+        if isinstance(answer, Response):
+            return answer
+        if isinstance(answer, str):
+            return PlainTextResponse(f"{answer}\n", 400)
+        return _Paced(answer, headers={"Cache-Control": "no-store"}, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         accept = request.headers.get("accept", "")

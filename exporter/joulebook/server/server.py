@@ -23,7 +23,7 @@ from joulebook.config import Address, parse_listen
 from joulebook.errors import ConfigError
 from joulebook.server.auth import HostNames, PostingsPages
 from joulebook.server.connections import Limits, Listener
-from joulebook.server.routes import App, Pages
+from joulebook.server.routes import App, Pages, RunsPage
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
 __all__ = ["Limits", "Pages", "Server"]
@@ -51,10 +51,12 @@ class Server:
         limits: Limits = _LIMITS,
         export: PostingsPages | None = None,
         hosts: Iterable[str] = (),
+        runs: RunsPage | None = None,
     ) -> None:
         """Raises `ConfigError` if `listen` or the web configuration file cannot be used.
 
-        `handover` is what collectors get, if they may; `hosts` are further names of this machine.
+        `export` is what collectors get, if they may; `runs` what programs get of their own runs;
+        `hosts` are further names of this machine.
         """
         try:
             self._address = parse_listen(listen)
@@ -63,6 +65,7 @@ class Server:
         self._pages = pages
         self._limits = limits
         self._export = export
+        self._runs = runs
         self._hosts = HostNames(hosts)
         self._web = None if web_config is None else WebConfigFile(web_config)
         self._rejected: Counter[str] = Counter()
@@ -128,7 +131,7 @@ class Server:
         return []
 
     def _app(self) -> App:
-        return App(self._pages, self._current, self._count, self._export, self._hosts)
+        return App(self._pages, self._current, self._count, self._export, self._hosts, self._runs)
 
     def _run(self, ready: threading.Event) -> None:
         try:

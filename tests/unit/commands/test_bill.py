@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -301,10 +304,13 @@ def test_a_correction_and_a_relabelling_are_balanced_entries(
         (("bill", "close", "2026-10", "--account", "nlp"), "--account: not of"),
         (("bill", "show", "--kwh", "5"), "--kwh: not of `joulebook bill show`"),
         (("bill", "close", "2026-10", *MOVE), "--from: not of `joulebook bill close`"),
+        (("bill", "correct", *MOVE, "--cost", "0"), "an amount above zero"),
         (("bill", "show", "2026-13"), "expected a month like 2026-11"),
+        (("bill", "show", "9999-12"), "expected a month like 2026-11"),
         (("bill", "close"), "give the month"),
         (("relabel", "999", "--experiment", "x", "--why", "y"), "no workload '999'"),
         (("relabel", "101", "--why", "y"), "give --experiment, --account or both"),
+        (("relabel", "101", "--experiment", "", "--why", "y"), "give --experiment, --account"),
     ],
 )
 def test_what_is_refused(
@@ -373,6 +379,39 @@ def test_rows_by_focus(october: Node, capsys: pytest.CaptureFixture[str]) -> Non
     assert nlp["BilledCost"] == "0.600000000"
     assert (nlp["ConsumedQuantity"], nlp["ConsumedUnit"]) == ("3.000000000", "kWh")
     assert json.loads(nlp["Tags"]) == {"user": "ada", "experiment": "bert"}
+
+
+WRONG_RULES = {
+    "InvoiceIssuer_Required",
+    "Provider_Required",
+    "Publisher_Required",
+    "ResourceID_Required",
+    "BillingCurrency_IsCurrencyCode",
+}
+"""What version 1.0.0 refuses in any file: names of columns from before FOCUS 1.0, and currencies,
+whose list is not in the package."""
+
+
+@pytest.mark.nightly
+def test_the_validator_of_focus_passes_a_bill(
+    october: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bill", "show", "2026-10", "--format", "focus") == 0
+    (tmp_path / "bill.csv").write_text(capsys.readouterr().out)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    binaries = tmp_path / "venv/bin"
+    packages = ["focus-validator==1.0.0", "multimethod<2"]
+    subprocess.run([binaries / "pip", "install", "--quiet", *packages], check=True)
+    done = subprocess.run(
+        [binaries / "focus-validator", "--data-file", "bill.csv", "--validate-version", "1.0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "Errors encountered:" in said
+    assert set(re.findall(r"(\w+) failed:", said)) == WRONG_RULES, said
 
 
 def test_a_late_entry_is_a_correction_by_focus(

@@ -203,6 +203,7 @@ DEFAULTS = {
     },
     "lab": {
         "url": "",
+        "token_file": "",
         "listen": "127.0.0.1:9817",
         "socket": "",
         "public_url": "",
@@ -212,6 +213,8 @@ DEFAULTS = {
         "munge": True,
         "munge_socket": "",
         "proxy_user": "",
+        "proxy_secret_file": "",
+        "proxy_certificate": "",
         "proxy_header": "X-Remote-User",
         "notices": {
             "users": {},
@@ -223,7 +226,20 @@ DEFAULTS = {
             "smtp_password_file": "",
             "sender": "",
         },
+        "kubernetes": False,
+        "slurm_coordinators": False,
         "admin_comment": False,
+    },
+    "serving": {
+        "kubernetes": False,
+        "kubernetes_selector": "",
+        "targets": {},
+        "prometheus": "",
+        "prometheus_token_file": "",
+        "every_s": 60.0,
+        "timeout_s": 5.0,
+        "models": 20,
+        "cost_limits": {},
     },
     "rates": {
         "currency": "EUR",

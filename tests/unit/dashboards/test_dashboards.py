@@ -28,7 +28,9 @@ from tests.lab.grafana import (
 )
 
 from joulebook import cli
+from joulebook.lab.advice.metrics import ADVICE
 from joulebook.lab.collect.metrics import COLLECTOR
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics.catalogue import CATALOGUE
 
 BY_UID = dashboards()
@@ -51,6 +53,7 @@ UIDS = {
     "joulebook-health",
     "joulebook-waste",
     "joulebook-compute",
+    "joulebook-serving",
     "joulebook-books",
 }
 UNITS = {
@@ -58,7 +61,10 @@ UNITS = {
     "celsius", "hertz", "none", "Bps",
 }  # fmt: skip
 USES = ("total", "increase5m", "increase1h")
-METRICS = {metric.name: {*metric.labels, "node", "cluster"} for metric in (*CATALOGUE, *COLLECTOR)}
+METRICS = {
+    metric.name: {*metric.labels, "node", "cluster"}
+    for metric in (*CATALOGUE, *COLLECTOR, *SERVING, *ADVICE)
+}
 HANDED_OVER = re.compile(r"\$\{__(?:data\.fields|field\.labels)\.(\w+)\}")
 FOREIGN = {
     *("kube_node_labels", "kube_node_status_allocatable", "DCGM_FI_DEV_POWER_USAGE", "up"),

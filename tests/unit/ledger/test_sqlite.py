@@ -76,7 +76,10 @@ def test_closed_ledger_is_one_plain_file(open_store: Open, path: Path) -> None:
 
 
 # Books are large: three at a time often need more data than hypothesis gives to one example.
-@settings(max_examples=scaled(60), suppress_health_check=[HealthCheck.data_too_large])
+@settings(
+    max_examples=scaled(60),
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
+)
 @given(st.lists(BOOKS, min_size=1, max_size=3), st.data())
 def test_random_books_come_back(states: list[Books], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

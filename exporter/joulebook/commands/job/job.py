@@ -94,7 +94,7 @@ def main(args: Options) -> int:
     if not found:
         return _not_found(args, config, origin, wanted)
     nodes = sorted({node for each in found for node in each.nodes})
-    own = args.collected is None and not args.ledger and isinstance(origin, LedgerSource)
+    own = not args.ledger and isinstance(origin, LedgerSource)
     node = nodes[0] if len(nodes) == 1 else None
     where = f"node {one_line(nodes[0])}" if node else several(len(nodes), "node")
     now_s, screen = time.time(), Screen()
@@ -241,5 +241,7 @@ def _complain(text: str) -> None:
     help="With --append: how long to wait for the last energy (default: 60s).",
 )
 def job(options: Options) -> int:
-    """Show the energy and cost of a job, from this node's ledger or the collected one."""
+    """Show the energy and cost of a job, from this node's ledger, the collected one or the lab
+    server.
+    """
     return main(options)

@@ -150,7 +150,7 @@ def _of(found: Found, node: str, nodes: int) -> str:
         partial.append("its end is not recorded yet")
     elif not found.booked:
         partial.append("its last seconds are not booked yet")
-    elif (found.totals.coverage or 1.0) < ENOUGH:
+    elif (covered := found.totals.coverage) is not None and covered < ENOUGH:
         share = text.percent(found.totals.gpu.held_ns, found.totals.wall_ns or 1)
         partial.append(f"only {share} of its GPU time is measured")
     if nodes > 1:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from joulebook.commands.shared.options import FILE, all_of, option
+from joulebook.commands.shared.options import AT_LAB, FILE, all_of, option
 from joulebook.lab.report.formats import FORMATS, LENGTHS
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -31,6 +31,13 @@ def ledgers(heading: str = "Data source (default: this node's ledger)") -> Calla
             flag_value="",
             help="Collected ledger of many nodes: sqlite:///... or postgresql://... Without URL: "
             "collect.url, which is also the default if this node has no ledger.",
+        ),
+        option(
+            "--lab",
+            heading=heading,
+            **AT_LAB,
+            help="Lab server: what you may see there, without a right on any file. Without URL: "
+            "lab.url, which is also the default if there is no ledger here that you may read.",
         ),
     )
 
@@ -60,6 +67,18 @@ def places(heading: str) -> Callable[[F], F]:
             metavar="FILE",
             help="File with a bearer token or user:password for Prometheus.",
         ),
+    )
+
+
+def past() -> Callable[[F], F]:
+    """Add the option of a site's first day."""
+    return option(
+        "--past",
+        heading="Before Joulebook",
+        metavar="URL",
+        help="List what a Prometheus has of dcgm-exporter, nvidia_gpu_exporter or Kepler (needs "
+        "--since): energy, cost and CO2e by node and month, by pod, and by SLURM job that held all "
+        "GPUs of its nodes. Rates are those of --rates, or this configuration.",
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import click
 import msgspec
 
+from joulebook.commands.report import past
 from joulebook.commands.report.options import from_where, which_runs
+from joulebook.commands.report.options import past as before_us
 from joulebook.commands.report.options import statement as statement_options
 from joulebook.commands.report.source import (
     bring_up_to_date,
@@ -140,6 +142,8 @@ def main(args: Options) -> int:
     """Write a statement, or list experiments."""
     gc.disable()  # Rows hold no circles: to look for some is a quarter of the time.
     config = load(args.config, os.environ)
+    if args.past is not None:
+        return past.main(args, config, selects=bool(args.format) or _selects(args))
     if args.format or (not args.json and _selects(args)):
         return write_statement(args, config)
     new = None if args.rates is None else load(args.rates, {}).rates
@@ -319,6 +323,7 @@ def _line(line: ReportLine) -> dict[str, Any]:
 )
 @from_where()
 @which_runs()
+@before_us()
 @statement_options()
 @option(
     "--by",

@@ -7,6 +7,7 @@ which a script would take for a result.
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import time
@@ -16,12 +17,12 @@ from pathlib import Path
 
 import msgspec
 
+from joulebook.commands.shared.lab_client import LabSource, lab_client
 from joulebook.commands.shared.options import Options
 from joulebook.config import Config
 from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
-from joulebook.lab.collect.metrics import make_collector
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.report.prometheus import PrometheusSource
 from joulebook.lab.report.prometheus_api import Access, PrometheusApi
@@ -120,10 +121,11 @@ _HEADER = re.compile(r"([A-Za-z0-9-]{1,100}):[ \t]*([\x20-\x7e]{0,2000})")
 
 def source(args: Options, config: Config) -> ReportSource:
     """Return the source of a report. Raises `ConfigError`."""
-    if (args.prometheus is not None) + bool(args.ledger) + (args.collected is not None) > 1:
-        raise ConfigError("--prometheus, --ledger and --collected: use only one of them")
+    named_ = (args.prometheus, args.collected, args.lab)
+    if sum(each is not None for each in named_) + bool(args.ledger) > 1:
+        raise ConfigError("--prometheus, --ledger, --collected and --lab: use only one of them")
     url = args.prometheus
-    if args.ledger or args.collected is not None:
+    if args.ledger or args.collected is not None or args.lab is not None:
         return ledgers(args, config)
     if not url and config.report.prometheus and not Path(config.ledger.path).exists():
         url = config.report.prometheus
@@ -131,18 +133,27 @@ def source(args: Options, config: Config) -> ReportSource:
 
 
 def ledgers(args: Options, config: Config) -> ReportSource:
-    """Return the named ledgers, this node's, or the collected one. Raises `ConfigError`."""
-    if args.ledger and args.collected is not None:
-        raise ConfigError("--ledger and --collected: use only one of them")
+    """Return the named ledgers, this node's, the collected one, or the lab server.
+
+    Raises `ConfigError`.
+    """
+    if bool(args.ledger) + (args.collected is not None) + (args.lab is not None) > 1:
+        raise ConfigError("--ledger, --collected and --lab: use only one of them")
     hourly = "--rates" if getattr(args, "rates", None) is not None else ""
     if args.collected is not None:
         return CollectedSource(args.collected or config.collect.url, hourly)
     if args.ledger:
         return LedgerSource([named(text) for text in args.ledger])
-    # A login node has no ledger of its own.
-    if config.collect.url and not Path(config.ledger.path).exists():
-        return CollectedSource(config.collect.url, hourly)
+    if args.lab is not None:
+        return LabSource(lab_client(args.lab, config), hourly)
+    if _is_only_at_the_lab(config):
+        client = lab_client("", config)
+        Screen(sys.stderr).say(f"no ledger here that you may read: asking {client.url}")
+        return LabSource(client, hourly)
     path = Path(config.ledger.path)
+    # A login node has no ledger of its own.
+    if config.collect.url and not path.exists():
+        return CollectedSource(config.collect.url, hourly)
     if not path.exists():
         demo = Path(".build", "demo", "ledger.db")
         if not demo.exists():
@@ -155,6 +166,18 @@ def ledgers(args: Options, config: Config) -> ReportSource:
     return LedgerSource([own(config)])
 
 
+def _is_only_at_the_lab(config: Config) -> bool:
+    """Return whether a lab server is known, and no ledger here may be read."""
+    if not config.lab.url:
+        return False
+    if os.path.exists(config.ledger.path):  # noqa: PTH110 - False where one may not look
+        return not os.access(config.ledger.path, os.R_OK)
+    collected = config.collect.url
+    if collected.startswith("sqlite:"):
+        return not os.access(collected.removeprefix("sqlite://"), os.R_OK)
+    return not collected
+
+
 _WAIT_S, _LOOK_S = 60.0, 1.0
 _NOBODYS = Selection(workloads=frozenset({""}))
 
@@ -164,9 +187,12 @@ def bring_up_to_date(asked: ReportSource, args: Options, config: Config) -> None
 
     Raises `ConfigError` for a source of which neither can be said, and `LedgerError`.
     """
-    if isinstance(asked, PrometheusSource) or args.ledger:
+    if isinstance(asked, PrometheusSource | LabSource) or args.ledger:
         raise ConfigError("--wait: for this node's ledger or --collected, which can be brought up")
     if isinstance(asked, CollectedSource):
+        # A collector and its server are much to load for a report that does not wait.
+        from joulebook.lab.collect.metrics import make_collector  # noqa: PLC0415
+
         collect = msgspec.structs.replace(config.collect, url=args.collected or config.collect.url)
         if not make_collector(collect).once():
             Screen(sys.stderr).say(
@@ -184,11 +210,16 @@ def bring_up_to_date(asked: ReportSource, args: Options, config: Config) -> None
 
 
 def _prometheus(url: str, args: Options) -> ReportSource:
+    return PrometheusSource(prometheus_api(url, args))
+
+
+def prometheus_api(url: str, args: Options) -> PrometheusApi:
+    """Return a Prometheus with the access that the options give. Raises `ConfigError`."""
     if not (math.isfinite(args.timeout) and 0 < args.timeout <= 3600):
         raise ConfigError(f"--timeout {args.timeout:g}: expected seconds above 0, at most 3600")
     headers = dict(_header(text) for text in args.header)
     access = Access(headers, args.token_file, args.ca, args.insecure, args.timeout)
-    return PrometheusSource(PrometheusApi(url, access))
+    return PrometheusApi(url, access)
 
 
 def _header(text: str) -> tuple[str, str]:

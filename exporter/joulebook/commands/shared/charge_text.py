@@ -16,10 +16,9 @@ from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.bill_formats import entry
 from joulebook.lab.collected import bills, months
-from joulebook.lab.collected.bills import BillLine, MonthBill, Period
-from joulebook.lab.collected.database import Database
+from joulebook.lab.collected.bills import MonthBill, PeriodSum
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.figures import CO2E, FigureColumn, charges
+from joulebook.lab.figures import CO2E, FigureColumn, added, charges
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR
 
@@ -94,13 +93,15 @@ def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, fl
     if not bill.lines:
         screen.say(f"Nothing was billed{whose and ' to it'} in this month.")
         return
-    rows: list[tuple[str, str, Sequence[BillLine]]] = []
+    rows: list[tuple[str, str, tuple[Amount, Charges]]] = []
     for account, of_account in groupby(bill.lines, key=lambda line: line.owner.account):
         lines = list(of_account)
-        rows += [(one_line(str(line.owner), 80), entry(line), [line]) for line in lines]
+        rows += [
+            (one_line(str(line.owner), 80), entry(line), bills.total([line])) for line in lines
+        ]
         if account and 1 < len(lines) < len(bill.lines):
-            rows.append((f"{one_line(account, 60)}, total", "", lines))
-    rows.append(("total", "", bill.lines))
+            rows.append((f"{one_line(account, 60)}, total", "", bills.total(lines)))
+    rows.append(("total", "", bills.total(bill.lines)))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
     if measured or bill.corrections:
@@ -123,10 +124,10 @@ def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, fl
 
 
 def _table(
-    titles: tuple[str, str], rows: Sequence[tuple[str, str, Sequence[BillLine]]], screen: Screen
+    titles: tuple[str, str], rows: Sequence[tuple[str, str, tuple[Amount, Charges]]], screen: Screen
 ) -> list[str]:
     """Return the columns: names, kind of entry (if any), and figures."""
-    columns = figures([bills.total(lines) for _, _, lines in rows])
+    columns = figures([total for _, _, total in rows])
     names = [Column(titles[0], name=True)]
     cells = [[name for name, _, _ in rows]]
     if any(what for _, what, _ in rows):
@@ -138,15 +139,15 @@ def _table(
     )
 
 
-def show_periods(database: Database, periods: Iterable[Period], screen: Screen) -> None:
+def show_periods(periods: Iterable[PeriodSum], screen: Screen) -> None:
     """Print all months with their totals so far."""
     rows = [
         (
             months.shown(period.month),
             "open" if period.closed_s is None else f"closed {moment(period.closed_s)}",
-            bills.bill(database, period.month).lines,
+            (added(total.used), total.billed),
         )
-        for period in periods
+        for period, total in periods
     ]
     if not rows:
         screen.say("Nothing was billed yet.")

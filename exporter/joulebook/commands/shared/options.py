@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,9 @@ def command(
     def made(function: Callable[[Options], int]) -> Command:
         @functools.wraps(function)
         def called(**given: object) -> int:
+            # What was imported so far is for good: no collection need look through it.
+            gc.freeze()
+            gc.enable()
             return function(Options(**given))
 
         found = click.command(cls=Command, epilog=epilog or None)(_config(called))
@@ -116,6 +120,9 @@ def option(*names: str, heading: str = "Options", **given: Any) -> Callable[[F],
 
 
 argument = click.argument
+
+AT_LAB: dict[str, Any] = {"metavar": "[URL]", "is_flag": False, "flag_value": ""}
+"""`--lab`, which may go without the URL of the configuration."""
 
 
 def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:

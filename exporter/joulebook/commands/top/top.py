@@ -16,6 +16,7 @@ from types import FrameType
 from joulebook.commands.daemon.client import DaemonUrl, Unreachable, daemon_at
 from joulebook.commands.report.options import places
 from joulebook.commands.report.source import source
+from joulebook.commands.shared.lab_client import LabSource
 from joulebook.commands.shared.options import FILE, Duration, Options, command, option
 from joulebook.commands.top import text
 from joulebook.commands.top.scrape import NodeScrape, read_board
@@ -73,7 +74,7 @@ def _users(args: Options, config: Config) -> int:
     power_w: dict[str, float] = {}
     if isinstance(source_, PrometheusSource):
         power_w = text.power_of(source_.api, now_s)
-    elif args.ledger or isinstance(source_, CollectedSource):
+    elif args.ledger or isinstance(source_, CollectedSource | LabSource):
         note = "Ledgers have no power: use --prometheus, or run this on the node itself."
     else:
         try:

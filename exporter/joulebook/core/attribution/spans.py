@@ -26,6 +26,9 @@ from joulebook.units import NS_PER_MS
 START_GRAIN_NS = 10 * NS_PER_MS
 """Linux reports the start of a process in hundredths of a second, floored."""
 
+END_GRAIN_NS = 100 * NS_PER_MS
+"""For so long after its end, a process may still be listed by a driver."""
+
 
 def edges(readings: Iterable[Reading]) -> list[int]:
     """Return the instants at which a mark of any process in these readings begins or ends."""
@@ -68,10 +71,25 @@ def _owned(process: ProcessUse, piece: Interval) -> ProcessUse:
     if any(piece.t1_ns <= span.t0_ns <= seen_ns for span in process.marks):
         # Its start only appears to be just before the mark that it was started under.
         return msgspec.structs.replace(process, ended=True)
-    covered = covering(process.marks, piece.t0_ns, piece.t1_ns)
+    covered = covering(process.marks, piece.t0_ns, piece.t1_ns) or _just_left(process, piece)
     if covered is not None:
         return msgspec.structs.replace(process, workload=covered.workload, ended=False)
     return process
+
+
+def _just_left(process: ProcessUse, piece: Interval) -> ProcessSpan | None:
+    """Return the mark that it was started under, if that has just ended: so it has, too."""
+    return next(
+        (
+            span
+            for span in process.marks
+            if span.t0_ns <= process.started_ns + START_GRAIN_NS
+            and span.t1_ns is not None
+            and span.t1_ns <= piece.t0_ns
+            and piece.t1_ns <= span.t1_ns + END_GRAIN_NS
+        ),
+        None,
+    )
 
 
 def covering(marks: Iterable[ProcessSpan], t0_ns: int, t1_ns: int) -> ProcessSpan | None:

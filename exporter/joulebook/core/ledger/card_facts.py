@@ -65,7 +65,10 @@ def _alone(books: Books) -> dict[Meter, WorkloadId]:
     return {
         meter: holder
         for meter, (holder, *others) in holders.items()
-        if not others and holder in books.workloads and holder not in books.renamed
+        if holder is not None
+        and not others
+        and holder in books.workloads
+        and holder not in books.renamed
     }
 
 

@@ -1,7 +1,8 @@
 """Find which workloads are parts of one run: on several nodes, or in one job or controller.
 
 What nodes booked of one job is joined by the scheduler's start time, else by time (`joined`); the
-components of a heterogeneous job, and the pods of one Job, are one run (`groups`). Nothing booked
+components of a heterogeneous job, the pods of one Job, and a span with its windows are one run
+(`groups`). Nothing booked
 changes: parts are joined each time they are reported, so that a start time that becomes known later
 joins them from then on.
 """
@@ -183,7 +184,8 @@ def groups(data: ReportData) -> list[Group]:
     for part in sorted(every, key=lambda each: (_begin_ns(each), each.id)):
         runs = alike.setdefault(_common(part), [])
         # Job numbers come again, those of heterogeneous jobs too.
-        run = next((run for run in runs if _owner(part) or _beside(run, part)), None)
+        is_sure = bool(_owner(part)) or part.named_in_code
+        run = next((run for run in runs if is_sure or _beside(run, part)), None)
         if run is None:
             runs.append([part])
         else:
@@ -196,6 +198,8 @@ def _common(workload: ReportWorkload) -> object:
     cluster, scheduler = workload.of_cluster, workload.id.scheduler
     if owner := _owner(workload):
         return cluster, scheduler, workload.labels.account, owner
+    if workload.named_in_code:
+        return cluster, scheduler, _span(workload)
     if het := workload.extra.get("het_job_id", ""):
         return cluster, scheduler, workload.labels.user, het
     return workload.id
@@ -206,6 +210,11 @@ def _owner(workload: ReportWorkload) -> str:
     owner = workload.extra.get("owner", "")
     is_job = workload.id.scheduler == "kubernetes" and owner.partition("/")[0].endswith("Job")
     return owner if is_job else ""
+
+
+def _span(workload: ReportWorkload) -> str:
+    """Return the id of the span that a workload is, or is a window of: `SPAN_3` is of `SPAN`."""
+    return workload.id.workload.partition("_")[0]
 
 
 def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
@@ -223,6 +232,10 @@ def _group(parts: list[ReportWorkload]) -> Group:
         cluster = f"{first.of_cluster}:" if first.of_cluster else ""
         known_as = WorkloadId(first.id.scheduler, f"{cluster}{first.labels.account}/{owner}")
         whole = msgspec.structs.replace(whole, id=known_as, display=owner.rpartition("/")[2])
+    elif first.named_in_code:
+        whole = msgspec.structs.replace(
+            whole, id=first.id._replace(workload=_span(first)), name=first.labels.experiment
+        )
     elif len(parts) > 1:
         whole = msgspec.structs.replace(whole, display=first.extra["het_job_id"])
     return Group(whole, tuple(parts))

@@ -16,7 +16,7 @@ import msgspec
 from joulebook.core.attribution.attribute import Booking
 from joulebook.core.attribution.gpu import Share
 from joulebook.core.energy.intervals import Interval
-from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject
+from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder, Subject, counted
 from joulebook.core.money.accrual import Tariff, charge
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
@@ -93,18 +93,17 @@ def consumed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, A
     return sums
 
 
-def held(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, int]:
+def held(data: ReportData, level: Level = Level.EXPERIMENT) -> Mapping[Owner, int]:
     """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
-    booked_ns: dict[Subject, int] = {}
-    for row in data.postings:
-        booked_ns[row.subject] = booked_ns.get(row.subject, 0) + row.amount.held_ns
+    booked_ns = counted((row.subject, row.amount.held_ns) for row in data.postings)
     whole_ns = runs.held_ns(data)
-    sums: dict[Owner, int] = {}
-    for subject, ns in booked_ns.items():
-        whole = 0 if isinstance(subject, Remainder) else whole_ns.get(subject, 0)
-        key = owner(data, subject, level)
-        sums[key] = sums.get(key, 0) + max(ns, whole)
-    return sums
+    return counted(
+        (
+            owner(data, subject, level),
+            ns if isinstance(subject, Remainder) else max(ns, whole_ns.get(subject, 0)),
+        )
+        for subject, ns in booked_ns.items()
+    )
 
 
 def billed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Charges]:

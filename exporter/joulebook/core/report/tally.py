@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from joulebook.core.energy.readings import Component
-from joulebook.core.evidence import Subject
+from joulebook.core.evidence import Subject, counted
 from joulebook.core.money.amounts import CALIBRATION, Charges, total
 from joulebook.core.money.rates import PER_KWH, PPM
 from joulebook.core.report.dataset import Posting, UsedRate
@@ -142,12 +142,8 @@ def sum_of(parts: Iterable[Held]) -> Held:
     return functools.reduce(Held.plus, parts, Held())
 
 
-def _sums(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
-    sums: dict[K, int] = {}
-    for part in parts:
-        for key, amount in part.items():
-            sums[key] = sums.get(key, 0) + amount
-    return sums
+def _sums(parts: Iterable[Mapping[K, int]]) -> Mapping[K, int]:
+    return counted(pair for part in parts for pair in part.items())
 
 
 PUE, WATER_SITE, WATER_GRID = "pue", "water_site", "water_grid"

@@ -66,6 +66,15 @@ class StartPlanner:
         self._known_until = known_until
         self._forecasts: dict[tuple[int, int], list[float]] = {}
 
+    @property
+    def changes(self) -> bool:
+        """Return whether one start can be better than another."""
+        return len(set(self._values.values())) > 1
+
+    def value(self, hour: int) -> float | None:
+        """Return what an hour's value turned out to be; `None`: not known."""
+        return self._values.get(hour)
+
     def forecast(self, hour: int, count: int) -> list[float]:
         """Return the values of `count` hours from `hour` on as expected when it begins."""
         known = self._forecasts.get((hour, count))
@@ -86,7 +95,9 @@ class StartPlanner:
     def best_start(self, hour: int, length: int, wait: int) -> int:
         """Return the hour, at most `wait` later, at which to start as far as is known now."""
         sums = _sums(self.forecast(hour, wait + length), length)
-        return hour + sums.index(min(sums))
+        # Of starts that are expected to be alike, the first.
+        enough = min(sums) + 1e-6 * max(map(abs, sums))
+        return hour + next(n for n, each in enumerate(sums) if each <= enough)
 
     def choice(self, arrival: int, length: int, window: int) -> Choice | None:
         """Return what a start would have come to; `None` if the window is not known by now."""

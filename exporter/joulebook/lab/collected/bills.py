@@ -19,7 +19,7 @@ from joulebook.lab.collected import audit, months
 from joulebook.lab.collected.database import Database, Row
 from joulebook.lab.collected.months import after, begin_s, month_of
 from joulebook.lab.collected.rollup import closed_to
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.units import NS_PER_S
 
 _HALF = 1_000_000_000
@@ -197,13 +197,6 @@ SELECT month, {columns}, {sums} FROM (
 """
 
 
-class MonthSum(NamedTuple):
-    """What a month comes to: energy and time by component, money and CO2e."""
-
-    used: dict[str, Amount]
-    billed: Charges
-
-
 def by_month(
     database: Database, first: int, last: int, only: tuple[str, Sequence[object]] = ("1 = 1", ())
 ) -> dict[int, MonthSum]:
@@ -252,6 +245,24 @@ def periods(database: Database) -> list[Period]:
     )
     every = sorted({month for (month,) in open_} | closed.keys())
     return [Period(*closed.get(month, (month, None, ""))) for month in every]
+
+
+class PeriodSum(NamedTuple):
+    """A month with what it comes to so far."""
+
+    period: Period
+    total: MonthSum
+
+
+def with_sums(
+    database: Database, only: tuple[str, Sequence[object]] = ("1 = 1", ())
+) -> list[PeriodSum]:
+    """Return all months and what each comes to, of the owners that are asked for."""
+    every = periods(database)
+    if not every:
+        return []
+    sums = by_month(database, every[0].month, every[-1].month, only)
+    return [PeriodSum(each, sums.get(each.month, MonthSum({}, {}))) for each in every]
 
 
 def replayed_meters(database: Database) -> list[tuple[str, str, str]]:

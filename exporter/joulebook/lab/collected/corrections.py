@@ -189,8 +189,10 @@ def _write(
     amounts: Sequence[Transfer],
     reason: Reason,
 ) -> int:
-    if giver == taker or not any(each.used != ZERO or each.billed != NOTHING for each in amounts):
+    if giver == taker:
         raise InputError("a correction needs two different owners", reason="nothing")
+    if not any(each.used != ZERO or each.billed != NOTHING for each in amounts):
+        raise InputError("a correction needs an amount above zero", reason="nothing")
     if min(min(*each.used, *each.billed) for each in amounts) < 0:
         raise InputError("a correction needs an amount above zero", reason="negative")
     if not reason.who.strip() or not reason.why.strip():

@@ -10,7 +10,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,16 +26,13 @@ from joulebook.lab.collected.rollup import closed_to
 Words = Callable[[str], str]
 """Replaces names in a text."""
 
-_PERSON, _ACCOUNT = "person", "account"
-_KEY = "forgotten"
+_KEY, _PERSON, _ACCOUNT = "key", "person", "account"
 
-_GUARDED: dict[str, tuple[str, tuple[str, ...], str, str]] = {
-    "periods": ("month", ("closed_by",), "periods_update", "periods_kept"),
-    "corrections": ("id", ("who", "why"), "corrections_update", "corrections_kept"),
+_GUARDED = {
+    "periods": (("closed_by",), "periods_update", "periods_kept"),
+    "corrections": (("who", "why"), "corrections_update", "corrections_kept"),
 }
-"""Tables that nobody may change: key, texts, and what forbids it on sqlite and on PostgreSQL."""
-
-_TEXTS = ("display", "name", "experiment", "extra", "stage", "outcome")
+"""Tables that nobody may change: texts, and what forbids it on sqlite and on PostgreSQL."""
 
 
 class Forgotten(NamedTuple):
@@ -69,28 +67,28 @@ def forget(database: Database, name: str, who: str, now_s: int) -> Forgotten:
     with database.transaction():
         closed_to(database)  # The lock of all who write bills.
         digest = _digest(_key(database), _PERSON, name)
-        again = database.rows("SELECT pseudonym FROM lab_forgotten WHERE digest = ?", [digest])
+        again = database.rows("SELECT alias FROM lab_forgotten WHERE digest = ?", [digest])
         if not again and not _is_known(database, name):
             raise InputError(f"no user {name!r} is in {database.name}", reason="missing")
         pseudonym = str(again[0][0]) if again else f"forgotten-{secrets.token_hex(6)}"
-        words = _replacing(name, pseudonym)
         remains = _remains(database, [name, pseudonym])
         database.upsert("lab_forgotten", [(digest, _PERSON, pseudonym)])
-        rows = _accounts(database, name, words)
-        rows += _replace(database, name, pseudonym, words)
+        replacement = _Replacement(database, name, pseudonym)
+        replacement.everywhere()
+        words = replacing(name, pseudonym)
         audit.note(database, now_s, words(who), audit.COMMAND, f"{pseudonym} was forgotten")
+    changed = +replacement.changed
+    _erase(database, changed)
+    with database.transaction(writes=False):
         elsewhere = tuple(_elsewhere(database, words, name))
-    _erase(database)
-    return Forgotten(pseudonym, rows, *remains, elsewhere)
+    return Forgotten(pseudonym, changed.total(), *remains, elsewhere)
 
 
 def pseudonymised(database: Database, page: PostingsPage) -> PostingsPage:
     """Return a page without the names of people who were forgotten."""
     known = {
         (kind, digest): str(stands)
-        for digest, kind, stands in database.rows(
-            "SELECT digest, kind, pseudonym FROM lab_forgotten"
-        )
+        for digest, kind, stands in database.rows("SELECT digest, kind, alias FROM lab_forgotten")
     }
     if not known or not page.workloads:
         return page
@@ -106,7 +104,7 @@ def _without(row: WorkloadRow, key: bytes, known: Mapping[tuple[str, str], str])
     pseudonym = known.get((_PERSON, _digest(key, _PERSON, row.user)))
     if pseudonym is None:
         return row
-    words = _replacing(row.user, pseudonym)
+    words = replacing(row.user, pseudonym)
     texts = ("workload", "display", "name", "experiment", "stage", "outcome")
     return msgspec.structs.replace(
         row,
@@ -116,18 +114,18 @@ def _without(row: WorkloadRow, key: bytes, known: Mapping[tuple[str, str], str])
     )
 
 
-def _replacing(name: str, pseudonym: str) -> Words:
+def replacing(name: str, pseudonym: str) -> Words:
     """Return what replaces a name where it is a word: between others' letters it is none."""
     word = re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])")
     return lambda text: word.sub(pseudonym, text)
 
 
 def _key(database: Database) -> bytes:
-    """Return the key of the digests, which is made on first use."""
-    found = database.rows("SELECT value FROM lab_secrets WHERE name = ?", [_KEY])
+    """Return the key of the digests, made on first use."""
+    found = database.rows("SELECT digest FROM lab_forgotten WHERE kind = ?", [_KEY])
     if not found:
         found = [(secrets.token_hex(32),)]
-        database.upsert("lab_secrets", [(_KEY, *found[0])])
+        database.upsert("lab_forgotten", [(*found[0], _KEY, "")])
     return bytes.fromhex(found[0][0])
 
 
@@ -165,82 +163,74 @@ def _remains(
     return tuple(node for (node,) in nodes), tuple(path for (path,) in exports), int(jobs)
 
 
-def _accounts(database: Database, name: str, words: Words) -> int:
-    """Replace the name in accounts that are this person's alone, everywhere."""
-    mine = database.rows(
-        "SELECT account FROM owners WHERE account <> '' GROUP BY account"
-        " HAVING min(person) = ? AND max(person) = ?",
-        [name, name],
-    )
-    rows = 0
-    for (account,) in mine:
-        if (new := words(account)) == account:
-            continue
-        digest = _digest(_key(database), _ACCOUNT, account)
-        database.upsert("lab_forgotten", [(digest, _ACCOUNT, new)])
-        for table in ("owners", "facts", "tokens"):
-            rows += _set(database, table, "account", new, "account = ?", [account])
-    return rows
+class _Replacement:
+    """Puts a pseudonym in the place of a name; `changed` counts rows by table."""
 
+    def __init__(self, database: Database, name: str, pseudonym: str) -> None:
+        self._database = database
+        self._name = name
+        self._words = replacing(name, pseudonym)
+        self.changed: Counter[str] = Counter()
 
-def _replace(database: Database, name: str, pseudonym: str, words: Words) -> int:
-    """Replace the name in a person's rows, and as a word in what is said of changes."""
-    rows = 0
-    for account, experiment in database.rows(
-        "SELECT account, experiment FROM owners WHERE person = ?", [name]
-    ):
-        rows += _set(database, "tokens", "experiment", words(experiment),
-                     "account = ? AND experiment = ?", [account, experiment])  # fmt: skip
-    his = "id IN (SELECT workload FROM facts WHERE person = ?)"
-    rows += _reword(database, "workloads", ("id",), ("workload",), words, his, name)
-    for table, key, texts in (
-        ("facts", ("workload", "ledger"), _TEXTS), ("owners", ("id",), ("experiment",))
-    ):  # fmt: skip
-        rows += _reword(database, table, key, texts, words, "person = ?", name)
-        rows += _set(database, table, "person", pseudonym, "person = ?", [name])
-    # Nobody is let in any more by what the person was given.
-    rows += len(database.rows("DELETE FROM lab_grants WHERE person = ? RETURNING 1", [name]))
-    rows += _reword(database, "lab_grants", ("secret",), ("name",), words)
-    rows += _reword(database, "lab_audit", ("id",), ("who", "what"), words)
-    for table, (key, texts, on_sqlite, on_postgresql) in _GUARDED.items():
-        with _unguarded(database, table, on_postgresql if database.lock else on_sqlite):
-            rows += _reword(database, table, (key,), texts, words)
-    return rows
+    def everywhere(self) -> None:
+        """Replace it in the person's rows, and as a word in what is said of changes."""
+        # Nobody is let in any more by what the person was given.
+        gone = "DELETE FROM lab_grants WHERE person = ? RETURNING 1"
+        self.changed["lab_grants"] += len(self._database.rows(gone, [self._name]))
+        for account, new in self._own("account"):
+            key = _digest(_key(self._database), _ACCOUNT, account)
+            self._database.upsert("lab_forgotten", [(key, _ACCOUNT, new)])
+            self._set("account", new, account=account)
+        for account, experiment, new in self._own("account", "experiment"):
+            self._set("experiment", new, account=account, experiment=experiment)
+        of_person = "id IN (SELECT workload FROM facts WHERE person = ?)"
+        self._reword("workloads", ("workload",), of_person, self._name)
+        for table, columns in self._database.texts().items():
+            if "person" in columns:
+                texts = [each for each in columns if each != "account"]
+                self._reword(table, texts, "person = ?", self._name)
+        self._reword("lab_grants", ("name",))
+        self._reword("lab_audit", ("who", "what"))
+        for table, (texts_, on_sqlite, on_postgresql) in _GUARDED.items():
+            trigger = on_postgresql if self._database.lock else on_sqlite
+            with _unguarded(self._database, table, trigger):
+                self._reword(table, texts_)
 
+    def _own(self, *columns: str) -> Iterator[tuple[str, ...]]:
+        """Yield values that are this person's alone, and what the last of them becomes."""
+        names = ", ".join(columns)
+        for values in self._database.rows(
+            f"SELECT {names} FROM owners WHERE {columns[-1]} <> '' GROUP BY {names}"  # noqa: S608
+            " HAVING min(person) = ? AND max(person) = ?",
+            [self._name, self._name],
+        ):
+            if (new := self._words(values[-1])) != values[-1]:
+                yield (*values, new)
 
-def _set(
-    database: Database, table: str, column: str, new: str, where: str, values: Sequence[object]
-) -> int:
-    """Set a column where that changes it; return in how many rows."""
-    return len(
-        database.rows(
-            f"UPDATE {table} SET {column} = ? WHERE {where} AND {column} <> ? RETURNING 1",  # noqa: S608
-            [new, *values, new],
-        )
-    )
+    def _set(self, column: str, new: str, **values: str) -> None:
+        """Set a column wherever a table has these values."""
+        where = " AND ".join(f"{name} = ?" for name in values)
+        for table, columns in self._database.texts().items():
+            if values.keys() <= {*columns}:
+                sql = f"UPDATE {table} SET {column} = ? WHERE {where} RETURNING 1"  # noqa: S608
+                self.changed[table] += len(self._database.rows(sql, [new, *values.values()]))
 
-
-def _reword(
-    database: Database,
-    table: str,
-    key: Sequence[str],
-    texts: Sequence[str],
-    words: Words,
-    where: str = "1 = 1",
-    *values: object,
-) -> int:
-    """Replace the name as a word in texts of a table; return in how many rows."""
-    changed = [
-        (*new, *row[: len(key)])
-        for row in database.rows(
-            f"SELECT {', '.join((*key, *texts))} FROM {table} WHERE {where}",  # noqa: S608
-            values,
-        )
-        if (new := [words(text) for text in row[len(key) :]]) != [*row[len(key) :]]
-    ]
-    said, found = (", ".join(f"{n} = ?" for n in texts), " AND ".join(f"{n} = ?" for n in key))
-    database.many(f"UPDATE {table} SET {said} WHERE {found}", changed)  # noqa: S608
-    return len(changed)
+    def _reword(
+        self, table: str, texts: Sequence[str], where: str = "1 = 1", *values: object
+    ) -> None:
+        """Replace the name as a word in texts of a table."""
+        key = self._database.key(table)
+        changed = [
+            (*new, *row[: len(key)])
+            for row in self._database.rows(
+                f"SELECT {', '.join((*key, *texts))} FROM {table} WHERE {where}",  # noqa: S608
+                values,
+            )
+            if (new := [*map(self._words, row[len(key) :])]) != [*row[len(key) :]]
+        ]
+        said, found = (", ".join(f"{n} = ?" for n in texts), " AND ".join(f"{n} = ?" for n in key))
+        self._database.many(f"UPDATE {table} SET {said} WHERE {found}", changed)  # noqa: S608
+        self.changed[table] += len(changed)
 
 
 @contextmanager
@@ -270,11 +260,11 @@ def _elsewhere(database: Database, words: Words, name: str) -> Iterator[tuple[st
                 yield table, column, count
 
 
-def _erase(database: Database) -> None:
-    """Write the tables anew, so that the disk does not keep what was in them."""
+def _erase(database: Database, changed: Iterable[str]) -> None:
+    """Rewrite tables, so that the disk does not keep what was in them."""
     if not database.lock:
         database.rows("VACUUM")
         database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         return
-    for table in ("owners", "workloads", "facts", "tokens", "lab_grants", "lab_audit", *_GUARDED):
+    for table in changed:
         database.rows(f"VACUUM (FULL, ANALYZE) {table}")

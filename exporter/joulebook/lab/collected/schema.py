@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from joulebook.core.evidence import Amount
+from joulebook.core.money.amounts import Charge, Exact
 from joulebook.lab.collected.database import Database
 
 _AT_ONCE = 50
@@ -22,6 +24,13 @@ class BilledOwner(NamedTuple):
         if self.remainder:
             return f"({self.remainder})"
         return "/".join((self.account or "(none)", self.person, self.experiment))
+
+
+class MonthSum(NamedTuple):
+    """What a month comes to: energy and time by component, money and CO2e."""
+
+    used: dict[str, Amount]
+    billed: dict[Charge, Exact]
 
 
 HOW = ("hows", ("remainder", "method", "evidence"))

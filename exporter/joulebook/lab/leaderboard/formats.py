@@ -160,8 +160,8 @@ def as_csv(found: Leaderboard) -> str:
     return out.getvalue()
 
 
-def _kg(ug: int | Fraction | None) -> float | str:
-    return "" if ug is None else float(Fraction(ug) / (UG_PER_G * 1_000))
+def _kg(ug: int | Fraction | None) -> float | None:
+    return None if ug is None else float(Fraction(ug) / (UG_PER_G * 1_000))
 
 
 def _entrants(board: Board) -> list[tuple[Entrant, FrontStep | None, Entrant | None, str]]:
@@ -200,7 +200,7 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                 "energy_uj": entrant.energy_uj,
                 "energy_kwh": kwh(entrant.energy_uj),
                 "cost": units(entrant.cost_nano),
-                "co2e_kg": _kg(entrant.co2e_ug) or None,
+                "co2e_kg": _kg(entrant.co2e_ug),
                 "coverage": entrant.coverage,
                 "host_share": entrant.host,
                 "runs": entrant.runs,
@@ -218,9 +218,7 @@ def _board(found: Leaderboard, board: Board) -> dict[str, Any]:
                     None if step is None or step.uj_per_point is None else kwh(step.uj_per_point)
                 ),
                 "cost_per_point": units(step.cost_per_point or {}) if step is not None else {},
-                "co2e_kg_per_point": None
-                if step is None or step.ug_per_point is None
-                else _kg(step.ug_per_point),
+                "co2e_kg_per_point": None if step is None else _kg(step.ug_per_point),
             }
             for entrant, step, by, aside in _entrants(board)
         ],

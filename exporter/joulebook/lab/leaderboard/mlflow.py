@@ -6,29 +6,24 @@ knows.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import os
-import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.leaderboard import Join
-from joulebook.errors import ConfigError, JoulebookError
+from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, Match, WithoutEnergy, matches
 from joulebook.lab.leaderboard.results import LARGEST, MAX_NAME_CHARS, Result, finite
-from joulebook.lab.leaderboard.run_energy import WorkloadEnergy, mean
+from joulebook.lab.leaderboard.run_energy import WorkloadEnergy
 from joulebook.lab.report.wording import nearest
-from joulebook.units import NS_PER_HOUR, NS_PER_MS, kwh_from_uj
+from joulebook.mlflow_store import client, shown
+from joulebook.run_figures import COUNTER, RunFigures, total
+from joulebook.units import NS_PER_MS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -37,50 +32,10 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 20_000
 _PAGE = 500
-_THEIRS = frozenset({"sqlalchemy", "sqlite3", "requests", "urllib3"})
 
 HOST_TAGS = ("host", "hostname", "node", "mlflow.host", "joulebook.node")
 FLOPS = ("flops", "total_flos", "total_flops")
 """Metrics or parameters that say how much was computed."""
-
-
-@contextlib.contextmanager
-def client(uri: str) -> Iterator[MlflowClient]:
-    """MLflow's client of a tracking store. Raises `ConfigError` without MLflow, or for its errors.
-
-    `uri` is as MLflow takes it: `sqlite:///mlflow.db`, `./mlruns`, `https://...`.
-    """
-    place = uri.removeprefix("sqlite:///").partition("?")[0] if uri.startswith("sqlite:") else ""
-    if place and not Path(place).is_file():
-        # MLflow would make it: a wrong name must not become an empty store.
-        raise ConfigError(f"MLflow at {uri}: no file {place}")
-    if "://" not in uri or uri.startswith("file:"):
-        # MLflow reads stores of files only where it is reported that this is meant.
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of SQLAlchemy and others, and none of ours
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            from mlflow.exceptions import MlflowException  # noqa: PLC0415 - heavy, and optional
-            from mlflow.tracking import MlflowClient  # noqa: PLC0415
-        except ImportError as error:
-            raise ConfigError(
-                f"MLflow is not installed here ({error.name}): pip install 'joulebook[mlflow]'"
-            ) from None
-        try:
-            yield MlflowClient(tracking_uri=uri)
-        except JoulebookError:
-            raise
-        except (MlflowException, OSError) as error:
-            raise ConfigError(f"MLflow at {_shown(uri)}: {_said(error)}") from None
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in _THEIRS:
-                raise
-            raise ConfigError(f"MLflow at {_shown(uri)}: {_said(error)}") from None
 
 
 def read_runs(uri: str, experiments: Sequence[str] = ()) -> list[Result]:
@@ -114,7 +69,7 @@ def _experiments(store: MlflowClient, uri: str, wanted: Sequence[str]) -> dict[s
     missing = sorted(set(wanted) - set(known.values()))
     if missing:
         has = nearest(missing[0], known.values())
-        raise ConfigError(f"MLflow at {_shown(uri)}: no experiment {missing[0]!r}; has: {has}")
+        raise ConfigError(f"MLflow at {shown(uri)}: no experiment {missing[0]!r}; has: {has}")
     return {key: name for key, name in known.items() if not wanted or name in wanted}
 
 
@@ -125,7 +80,7 @@ def _runs(store: MlflowClient, ids: list[str], uri: str) -> Iterator[Run]:
         count += len(page)
         if count > MOST_RUNS:
             raise ConfigError(
-                f"MLflow at {_shown(uri)}: more than {MOST_RUNS:,} runs: select an experiment"
+                f"MLflow at {shown(uri)}: more than {MOST_RUNS:,} runs: select an experiment"
             )
         yield from page
         token = page.token
@@ -162,7 +117,7 @@ def _result(
         user=tags.get("mlflow.user", ""),
         tags=tags,
         flops=flops,
-        where=f"run {info.run_id} of {_shown(uri)}",
+        where=f"run {info.run_id} of {shown(uri)}",
         title=_title(run),
     )
 
@@ -184,45 +139,25 @@ def _ns(ms: int | None) -> int | None:
     return None if not ms else ms * NS_PER_MS
 
 
-def _shown(uri: str) -> str:
-    """Return the address without a password."""
-    head, at, tail = uri.rpartition("@")
-    return f"{head.partition('://')[0]}://...@{tail}" if at and "://" in head else uri
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 ENERGY = "energy_kwh"
 
 
 def figures(found: Sequence[WorkloadEnergy]) -> dict[str, float]:
-    """Return the totals of workloads by metric name, without unknown ones.
+    """Return the totals of workloads by metric name, as `joulebook.runs.figures` has them."""
+    return total(map(_run, found)).as_dict()
 
-    `energy_kwh`, `energy_idle_kwh`, `gpu_hours`, `energy_measured_ratio` (the part that was
-    measured, not apportioned or modelled), `energy_coverage_ratio` (measured time to time held:
-    below 1 energy is a lower bound), `co2e_g`, and `cost_eur` or another currency.
-    """
-    energy_uj = sum(each.energy_uj for each in found)
-    made = {
-        ENERGY: kwh_from_uj(energy_uj),
-        "energy_idle_kwh": kwh_from_uj(sum(each.idle_uj for each in found)),
-        "gpu_hours": sum(each.gpu_ns for each in found) / NS_PER_HOUR,
-    }
-    measured = [each.measured_uj for each in found]
-    if energy_uj and None not in measured:
-        made["energy_measured_ratio"] = sum(uj or 0 for uj in measured) / energy_uj
-    covered = [(each.coverage, each.gpu_ns) for each in found if each.coverage is not None]
-    if covered and len(covered) == len(found):
-        made["energy_coverage_ratio"] = mean(covered)
-    emitted = [each.co2e_ug for each in found]
-    if emitted and None not in emitted:
-        made["co2e_g"] = sum(ug or 0 for ug in emitted) / UG_PER_G
-    for currency in sorted({currency for each in found for currency in each.cost_nano}):
-        nano = sum(each.cost_nano.get(currency, 0) for each in found)
-        made[f"cost_{re.sub('[^a-z]', '', currency.lower())}"] = nano / NANO
-    return made
+
+def _run(spent: WorkloadEnergy) -> RunFigures:
+    measured_uj, share = spent.measured_uj, spent.coverage
+    return RunFigures(
+        energy_uj=spent.energy_uj,
+        idle_uj=spent.idle_uj,
+        gpu_ns=spent.gpu_ns,
+        known_ns=None if share is None else round(share * spent.gpu_ns),
+        methods={} if measured_uj is None else {COUNTER: measured_uj},
+        cost_nano=dict(spent.cost_nano),
+        co2e_ug=spent.co2e_ug,
+    )
 
 
 class Written(NamedTuple):

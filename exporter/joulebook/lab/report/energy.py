@@ -122,7 +122,8 @@ def _weighed_by(tally: Tally) -> str:
 
 
 def _uncovered(tally: Tally) -> str:
-    return "a lower bound: see coverage" if (tally.coverage or 1.0) < 0.9995 else ""
+    covered = tally.coverage
+    return "" if covered is None or covered >= 0.9995 else "a lower bound: see coverage"
 
 
 def _facility(tally: Tally) -> Figure:

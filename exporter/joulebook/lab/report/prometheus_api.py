@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -136,25 +136,42 @@ class Sample(NamedTuple):
     value: float
 
 
+class RawSeries(NamedTuple):
+    """One series with its samples as they were scraped: UTC seconds and value, in order."""
+
+    labels: Mapping[str, str]
+    samples: list[tuple[float, float]]
+
+
 class _Series(msgspec.Struct):
     metric: dict[str, str]
-    value: tuple[float, str]
+    value: tuple[float, str] = (0.0, "")
+    values: list[tuple[float, str]] = []
 
 
 class _Data(msgspec.Struct):
     result: list[_Series] = []
 
 
-class _Answer(msgspec.Struct, rename={"is_partial": "isPartial"}):
+class _Said(msgspec.Struct, rename={"is_partial": "isPartial"}):
     status: str
-    data: _Data = msgspec.field(default_factory=_Data)
     error: str = ""
     warnings: list[str] | None = None
     infos: list[str] | None = None
     is_partial: bool = False
 
 
+class _Answer(_Said):
+    data: _Data = msgspec.field(default_factory=_Data)
+
+
+class _LabelSets(_Said):
+    data: list[dict[str, str]] = []
+
+
+_A = TypeVar("_A", bound=_Said)
 _ANSWER = msgspec.json.Decoder(_Answer)
+_LABELS = msgspec.json.Decoder(_LabelSets)
 
 
 class PrometheusApi:
@@ -182,10 +199,31 @@ class PrometheusApi:
 
     def instant(self, query: str, at_s: int) -> list[Sample]:
         """Return the instant vector of a query. Raises `SourceError`; warnings are kept aside."""
+        return [Sample(row.metric, self._number(row.value[1])) for row in self._rows(query, at_s)]
+
+    def raw(self, query: str, at_s: int) -> list[RawSeries]:
+        """Return the samples of a range that are numbers from 0. Raises `SourceError`."""
+        found = []
+        for row in self._rows(query, at_s):
+            samples = [(t_s, value) for t_s, text in row.values if _is_number(value := float(text))]
+            found.append(RawSeries(row.metric, samples))
+        return found
+
+    def series(self, match: str, since_s: int, until_s: int) -> list[dict[str, str]]:
+        """Return the labels of the series that have samples in a time. Raises `SourceError`."""
+        fields = {"match[]": match, "start": str(since_s), "end": str(until_s)}
+        return self._answer("series", fields, _LABELS).data
+
+    def _rows(self, query: str, at_s: int) -> list[_Series]:
         fields = {"query": query, "time": str(at_s), "timeout": f"{self._access.timeout_s:g}s"}
-        status, body = self._post(f"{self.where}/api/v1/query", fields)
+        return self._answer("query", fields, _ANSWER).data.result
+
+    def _answer(
+        self, path: str, fields: Mapping[str, str], decoder: msgspec.json.Decoder[_A]
+    ) -> _A:
+        status, body = self._post(f"{self.where}/api/v1/{path}", fields)
         try:
-            answer = _ANSWER.decode(body)
+            answer = decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             hint = f"it returned status {status}" if status != 200 else one_line(str(error))
             raise SourceError(f"{self.where}: not an answer of Prometheus's API: {hint}") from None
@@ -196,7 +234,7 @@ class PrometheusApi:
             self.warnings[one_line(text, 500)] = None
         if answer.is_partial:
             self.warnings["the answer is partial: a part of the storage did not reply"] = None
-        return [Sample(row.metric, self._number(row.value[1])) for row in answer.data.result]
+        return answer
 
     def _number(self, text: str) -> float:
         try:
@@ -219,6 +257,10 @@ class PrometheusApi:
         if 300 <= answer.status < 400:
             raise SourceError(f"{self.where}: redirects; not followed, give the new URL")
         return answer
+
+
+def _is_number(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
 def _authorization(file: Path | None) -> dict[str, str]:

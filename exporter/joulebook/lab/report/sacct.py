@@ -89,7 +89,10 @@ def ask(
     states: dict[WorkloadId, State] = {}
     jobs = sorted(wanted)
     for start in range(0, len(jobs), _AT_ONCE):
-        text, problem = _asked(program, jobs[start : start + _AT_ONCE], until, environ)
+        which = [f"--format={_FIELDS}", "-j", ",".join(jobs[start : start + _AT_ONCE])]
+        # All of accounting: the default is today.
+        which += ["-S", "1970-01-02", "-E", "now"]
+        text, problem = _asked(program, which, until, _TIMEOUT_S, environ)
         if problem:
             return states, f"{NOBODY_SAYS} from sacct ({problem})"
         for job, rows in _answers(text).items():
@@ -114,16 +117,57 @@ def _of(workload: ReportWorkload, restarts: int, rows: Sequence[_Row]) -> _Row |
     return mine[restarts] if restarts < len(mine) else None
 
 
+class GpuJob(NamedTuple):
+    """A job that was given GPUs: where (as SLURM writes a list of hosts), how many, and when."""
+
+    job: str
+    user: str
+    account: str
+    name: str
+    nodes: str
+    gpus: int
+    start_s: int
+    end_s: int
+
+
+_GPU_FIELDS = "JobID,User,Account,JobName,NodeList,AllocTRES,Start,End"
+_GPUS = re.compile(r"gres/gpu=(\d{1,6})", re.ASCII)
+_LONG_S = 300.0
+
+
+def with_gpus(
+    since_s: int, until_s: int, setting: str, environ: Mapping[str, str] = os.environ
+) -> tuple[list[GpuJob], str]:
+    """Return everybody's jobs that held GPUs in [since, until), or why they are not known."""
+    program = shutil.which("sacct", path=environ.get("PATH")) if setting == "auto" else setting
+    if not program:
+        return [], "no sacct here"
+    times = [time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(t)) for t in (since_s, until_s)]
+    which = ["-a", f"--format={_GPU_FIELDS}", "-S", times[0], "-E", times[1]]
+    text, problem = _asked(program, which, time.monotonic() + _LONG_S, _LONG_S, environ)
+    jobs = []
+    for line in text.splitlines():
+        cells = line.split("|")
+        if len(cells) < len(_GPU_FIELDS.split(",")):
+            continue
+        # A name of a job may hold the separator.
+        job, user, account, *name, nodes, tres, start, end = cells
+        gpus, start_s = _GPUS.search(tres), _second(start)
+        if gpus and start_s is not None:
+            end_s = _second(end) or until_s
+            jobs.append(
+                GpuJob(job, user, account, "|".join(name), nodes, int(gpus[1]), start_s, end_s)
+            )
+    return jobs, problem
+
+
 def _asked(
-    program: str, jobs: list[str], until: float, environ: Mapping[str, str]
+    program: str, which: list[str], until: float, within_s: float, environ: Mapping[str, str]
 ) -> tuple[str, str]:
     """Return the output of sacct, and what was wrong."""
-    command = [program, "-n", "-P", "-X", "-D", f"--format={_FIELDS}", "-j", ",".join(jobs)]
-    # All of accounting: the default is today.
-    command += ["-S", "1970-01-02", "-E", "now"]
     try:
         done = subprocess.run(
-            command,
+            [program, "-n", "-P", "-X", "-D", *which],
             env={**environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -131,7 +175,7 @@ def _asked(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "", f"timed out after {_TIMEOUT_S:g} s"
+        return "", f"timed out after {within_s:g} s"
     except OSError as error:
         return "", error.strerror or "it cannot be run"
     if done.returncode:

@@ -87,8 +87,9 @@ def _consumed(statement: Statement) -> Iterator[str]:
         node += f" and their nodes {_round(statement, energy.it)} in all"
         if host < 100:
             node += f" (a lower bound: hosts were measured for {percent(host)} of the GPU-hours)"
-    if (statement.quality.coverage.value or 100) < 99.95:
-        node += f", measured for {percent(statement.quality.coverage.value or 0)} of that time"
+    covered = statement.quality.coverage.value
+    if covered is not None and covered < 99.95:
+        node += f", measured for {percent(covered)} of that time"
     pue = [rate for rate in statement.rates if rate.quantity == "pue"]
     if energy.facility.value is None or not pue:
         yield f"{node[:1].upper()}{node[1:]}."

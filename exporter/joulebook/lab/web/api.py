@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from joulebook.core.report.dataset import ReportData
 from joulebook.core.report.run_roles import RoleChoice
-from joulebook.errors import InputError
+from joulebook.errors import ConfigError, InputError
 from joulebook.lab.collected import months
 from joulebook.lab.figures import Figures, figures
 from joulebook.lab.report import statement
 from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
-from joulebook.lab.report.formats.runs_csv import cell
 from joulebook.lab.report.model import Statement
 from joulebook.lab.web.grants import Grants
 from joulebook.lab.web.identity import viewer_of
+from joulebook.lab.web.lists import MOST, After, Format, Limit, listed, part_of
 from joulebook.lab.web.service import Lab
 from joulebook.lab.web.view import JobFilter, JobLine, OwnerUsage, of_job
 from joulebook.lab.web.viewer import Viewer
 from joulebook.units import NS_PER_S
-
-MOST = 1_000
-"""The most jobs of one answer."""
 
 LEVELS = {
     "experiment": ("remainder", "account", "person", "experiment"),
@@ -43,7 +37,8 @@ MONTH = rf"{_YEAR}-(0[1-9]|1[0-2])"
 """A month that has seconds of UTC."""
 
 Month = Annotated[str, Path(pattern=rf"^{MONTH}$", description="As in 2026-11.")]
-Day = Annotated[str, Query(pattern=rf"^{_YEAR}-\d\d-\d\d$", description="As in 2026-11-30, UTC.")]
+DAY = rf"{_YEAR}-\d\d-\d\d"
+Day = Annotated[str, Query(pattern=rf"^{DAY}$", description="As in 2026-11-30, UTC.")]
 Name = Annotated[str, Query(max_length=256)]
 
 router = APIRouter(prefix="/api/v1")
@@ -106,11 +101,12 @@ class UsageOut:
 
 @dataclass(frozen=True)
 class MonthUsage:
-    """A month, grouped."""
+    """A month, grouped; `next` is `after` of the next request, empty at the end."""
 
     month: str
     by: str
     lines: list[UsageOut]
+    next: str
 
 
 @dataclass(frozen=True)
@@ -158,20 +154,26 @@ def whoami(viewer: Anybody) -> Whoami:
     return Whoami(viewer.user, viewer.how, viewer.admin, sorted(viewer.coordinates))
 
 
-@router.get("/months")
-def list_months(lab: TheLab, viewer: Known) -> list[MonthOut]:
+@router.get("/months", response_model=list[MonthOut])
+def list_months(
+    lab: TheLab, viewer: Known, limit: Limit = 100, after: After = "", format: Format = "json"
+) -> Response:
     """List the months in which the viewer has anything, the latest first."""
     with lab.view(viewer) as view:
-        return [MonthOut(months.shown(m), closed_s) for m, closed_s, _ in view.months()]
+        found = [MonthOut(months.shown(m), closed_s) for m, closed_s, _ in view.months()]
+    return listed(found, limit, after, format, "month")
 
 
-@router.get("/months/{month}")
+@router.get("/months/{month}", response_model=MonthUsage)
 def month_usage(
     month: Month,
     lab: TheLab,
     viewer: Anybody,
     by: Literal["experiment", "user", "account", "lab"] = "experiment",
-) -> MonthUsage:
+    limit: Limit = MOST,
+    after: After = "",
+    format: Format = "json",
+) -> MonthUsage | Response:
     """Return what a month comes to, grouped; `account` and `lab` name nobody."""
     number = months.parsed(month)
     with lab.view(viewer) as view:
@@ -181,7 +183,12 @@ def month_usage(
             found = view.accounts(number)
         else:
             found = view.usage(number, LEVELS[by])
-    return MonthUsage(month, by, [usage_out(each) for each in found])
+    made = [usage_out(each) for each in found]
+    names = ("account", "user", "experiment", "remainder")
+    if format == "csv":
+        return listed(made, limit, after, format, *names)
+    shown, further = part_of(made, limit, after, names)
+    return MonthUsage(month, by, list(shown), further)
 
 
 @router.get("/jobs", response_model=JobsOut)
@@ -194,21 +201,19 @@ def jobs(  # noqa: PLR0913 - the parameters of a query are those of its function
     user: Name = "",
     account: Name = "",
     experiment: Name = "",
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 100,
-    after: Name = "",
-    format: Literal["json", "csv"] = "json",
+    limit: Limit = 100,
+    after: After = "",
+    format: Format = "json",
 ) -> JobsOut | Response:
     """List jobs with energy on the days from `since` to before `until`."""
     asked = JobFilter(day(since, "since"), day(until, "until"), user, account, experiment)
     with lab.view(viewer) as view:
         found = [job_out(each) for each in view.jobs(asked)]
-    keys = [f"{each.started_utc_s or 0:.9f}/{each.id}" for each in found]
-    start = keys.index(after) + 1 if after in keys else 0
-    shown = found[start : start + limit]
-    further = keys[start + limit - 1] if start + limit < len(found) else ""
+    names = ("started_utc_s", "cluster", "id")
     if format == "csv":
-        return csv_response([_flat(each) for each in shown], further)
-    return JobsOut(shown, further)
+        return listed(found, limit, after, format, *names)
+    shown, further = part_of(found, limit, after, names)
+    return JobsOut(list(shown), further)
 
 
 @router.get("/jobs/{job}")
@@ -257,14 +262,21 @@ def write_statement(
     made = statement_of(lab, data)
     media = dict.fromkeys(("json", "boamps", "cyclonedx", "spdx"), "application/json")
     media |= {"csv": "text/csv", "html": "text/html"}
-    return Response(renderer(format, length)(made), media_type=media.get(format, "text/plain"))
+    try:
+        text = renderer(format, length)(made)
+    except ConfigError as error:
+        raise InputError(str(error), reason="lacking") from None
+    return Response(text, media_type=media.get(format, "text/plain"))
 
 
-@router.get("/nodes")
-def nodes(lab: TheLab, viewer: Known) -> list[NodeOut]:
+@router.get("/nodes", response_model=list[NodeOut])
+def nodes(
+    lab: TheLab, viewer: Known, limit: Limit = 100, after: After = "", format: Format = "json"
+) -> Response:
     """List the nodes and how far each is collected; for administrators."""
     with lab.view(viewer) as view:
-        return [NodeOut(*each) for each in view.nodes()]
+        found = [NodeOut(*each) for each in view.nodes()]
+    return listed(found, limit, after, format, "cluster", "node", "booked_to_utc_s", "target")
 
 
 def accounts_of(data: ReportData) -> list[str]:
@@ -312,29 +324,3 @@ def day(text: str, name: str) -> int:
         return months.day_s(text)
     except ValueError:
         raise InputError(f"{name}: {text!r} is no day", reason="day") from None
-
-
-def csv_response(rows: Sequence[dict[str, str]], further: str = "") -> Response:
-    """Return rows as CSV (RFC 4180); what follows is named in a header."""
-    out = io.StringIO()
-    names: Iterable[str] = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(out, list(names), restval="", lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    headers = {"X-Next": further} if further else {}
-    return Response(out.getvalue(), media_type="text/csv", headers=headers)
-
-
-def _flat(job: JobOut) -> dict[str, str]:
-    """Return a job as one row: text that no spreadsheet takes for a formula, and decimals."""
-    names = (each.name for each in fields(job) if each.name != "figures")
-    row = {name: _cell(getattr(job, name)) for name in names}
-    told = job.figures
-    row |= {"energy_uj": str(told.energy_uj), "idle_uj": str(told.idle_uj)}
-    row |= {"energy_kwh": told.energy_kwh, "gpu_hours": told.gpu_hours}
-    row |= {f"cost_{cell(currency)}": value for currency, value in told.cost.items()}
-    return row | {"co2e_kg": told.co2e_kg or ""}
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else cell(value) if isinstance(value, str) else f"{value}"

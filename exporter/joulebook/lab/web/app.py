@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
-from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
-from joulebook.lab.web import api, login, pages
+from joulebook.errors import ConfigError, InputError, JoulebookError, LedgerUnavailable
+from joulebook.lab.web import (
+    advice,
+    api,
+    audit_log,
+    bill_api,
+    bill_pages,
+    html,
+    login,
+    pages,
+    serving,
+)
 from joulebook.lab.web.grants import Throttle
 from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
@@ -20,6 +33,8 @@ from joulebook.log import LogOnce
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
+
+_STATIC = Path(__file__).parent / "static"
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -34,7 +49,8 @@ _HEADERS = {
 STATUS = {
     "unknown": 401, "credential": 401, "nonce": 401, "server": 401, "account": 401,
     "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "ambiguous": 400,
-    "too_many": 400, "busy": 429, "munge": 503, "kubernetes": 503,
+    "too_many": 400, "behind": 409, "closed": 409, "too_large": 413, "busy": 429, "munge": 503,
+    "kubernetes": 503,
 }  # fmt: skip
 """The HTTP status of an `InputError`, by its reason."""
 
@@ -45,24 +61,20 @@ _QUESTIONS = 3_000
 """In a minute, from one secret or address, which a login node's users share."""
 
 
+def openapi() -> str:
+    """Return the description of the REST API, which docs/openapi.json holds."""
+    return json.dumps(_site().openapi(), indent=2) + "\n"
+
+
 def make_app(lab: Lab) -> FastAPI:
     """Return the application of a lab server."""
-    app = FastAPI(
-        title="Joulebook lab server",
-        version=__version__,
-        openapi_url="/api/v1/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-    )
+    app = _site()
     app.state.lab = lab
-    app.include_router(api.router)
-    app.include_router(login.router)
-    app.include_router(pages.router)
-    changes, questions = Throttle(_CHANGES), Throttle(_QUESTIONS)
+    changing, asking = Throttle(_CHANGES), Throttle(_QUESTIONS)
 
     @app.middleware("http")
     async def guard(request: Request, onward: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refused(request) or _throttled(request, changes, questions)
+        refused = _refused(request) or _throttled(request, changing, asking)
         response = refused or await onward(request)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -72,6 +84,8 @@ def make_app(lab: Lab) -> FastAPI:
     async def refuse(request: Request, error: JoulebookError) -> Response:
         if isinstance(error, InputError):
             return _answer(request, STATUS.get(error.reason, 400), str(error))
+        if isinstance(error, ConfigError):  # A format of a report wants what the lab has not set.
+            return _answer(request, 422, str(error))
         _once.failed("ledger", "%s", error)
         if isinstance(error, LedgerUnavailable):
             what = "The collected ledger cannot be reached: try again in a minute."
@@ -84,6 +98,27 @@ def make_app(lab: Lab) -> FastAPI:
         where = ".".join(str(part) for part in found["loc"][1:])
         return _answer(request, 422, f"{where}: {found['msg']}")
 
+    return app
+
+
+def _site() -> FastAPI:
+    """Return pages and API, which need a lab to answer."""
+    app = FastAPI(
+        title="Joulebook lab server",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(api.router)
+    app.include_router(bill_api.router)
+    app.include_router(login.router)
+    app.include_router(bill_pages.router)
+    app.include_router(pages.router)
+    app.include_router(advice.router)
+    app.include_router(serving.router)
+    app.include_router(audit_log.router)
+    app.mount("/static", StaticFiles(directory=_STATIC))
     return app
 
 
@@ -118,4 +153,4 @@ def _answer(
     text = one_line(message, 300)
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": text}, status, headers)
-    return pages.message(request, status, text, headers)
+    return html.message(request, status, text, headers)

@@ -19,7 +19,7 @@ from joulebook.lab.web.grants import GrantKind, Grants
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.viewer import KUBERNETES, PROXY, Directory, Viewer
 from joulebook.server.auth import Tokens
-from joulebook.server.connections import PEER_NAMES, PEER_UID
+from joulebook.server.peers import PEER_NAMES, PEER_UID
 
 COOKIE = "joulebook-session"
 SECRET_HEADER = "X-Joulebook-Proxy-Secret"  # noqa: S105 - not a password

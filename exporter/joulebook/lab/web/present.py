@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
-
-from markupsafe import Markup
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Charges, total
-from joulebook.core.report.dataset import ReportData, ReportWorkload
+from joulebook.core.money.amounts import Charges, Exact, Item, total
+from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.rollup import net
-from joulebook.core.report.runs import WorkloadTotals
-from joulebook.core.report.tally import ENOUGH
 from joulebook.core.units_text import ENERGY, in_column
-from joulebook.lab.figures import CO2E, charges, idle_cost
+from joulebook.lab.collected import months
+from joulebook.lab.collected.schema import MonthSum
+from joulebook.lab.figures import CO2E, added, charges, idle_cost, money_columns
 from joulebook.lab.web.view import JobLine, OwnerUsage
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
-_PICTURE = 120
-"""The most steps in a picture of power over time."""
+IDLE_SHARE = 0.2
+"""Of the time that GPUs were held, beyond which something should be done about it."""
 
 
 class TableColumn(NamedTuple):
-    """A column of a table: its title, whether it holds figures, and its cells."""
+    """A column of a table.
+
+    Attributes:
+        title: What it holds.
+        cells: Its cells.
+        figures: Whether these are figures.
+        links: Where each leads; empty: nowhere.
+        key: The word by which rows are sorted by it; empty: they are not.
+
+    """
 
     title: str
     cells: Sequence[str]
     figures: bool = True
     links: Sequence[str] = ()
+    key: str = ""
 
 
 def cards(lines: Sequence[OwnerUsage], before: Sequence[OwnerUsage]) -> list[tuple[str, str, str]]:
@@ -65,9 +73,35 @@ def _said_co2e(lines: Sequence[OwnerUsage]) -> str:
 
 def _said_idle(lines: Sequence[OwnerUsage]) -> str:
     used = [line for line in lines if not line.owner.remainder]
-    said = [units_text.energy(sum(line.amount.idle_uj for line in used))]
-    idle = sorted(idle_cost(_charges(used)).items())
-    return ", ".join([*said, *(units_text.money(value.floor, c) for c, value in idle)])
+    energy = units_text.energy(sum(line.amount.idle_uj for line in used))
+    exact = idle_cost(_charges(used))
+    if exact:
+        hardware = {c: v for (item, c), v in _charges(used).items() if item is Item.IDLE_HARDWARE}
+        parts = [
+            f"{units_text.money(value.floor, currency)}"
+            + (f" ({units_text.money(hardware[currency].floor, currency)} of it hardware)"
+               if currency in hardware else "")
+            for currency, value in sorted(exact.items())
+        ]  # fmt: skip
+        return ", ".join([energy, *parts])
+    costs = sorted(_idle_hardware(used).items())
+    return ", ".join(
+        [energy, *(f"about {units_text.money(v.floor, c)} of hardware" for c, v in costs)]
+    )
+
+
+def _idle_hardware(lines: Sequence[OwnerUsage]) -> dict[str, Exact]:
+    """Return what hardware cost while it idled: the share of time, as bills do not list it.
+
+    Exact where an experiment held GPUs of one price; the page of a job has it as booked.
+    """
+    atoms: dict[str, int] = {}
+    for line in lines:
+        for (item, currency), value in line.charges.items():
+            if item is Item.HARDWARE and line.amount.held_ns and line.amount.idle_ns:
+                idle = value.atoms * line.amount.idle_ns // line.amount.held_ns
+                atoms[currency] = atoms.get(currency, 0) + idle
+    return {currency: Exact.of(value) for currency, value in atoms.items()}
 
 
 def _said_remainder(lines: Sequence[OwnerUsage]) -> str:
@@ -78,7 +112,7 @@ def _charges(lines: Sequence[OwnerUsage]) -> Charges:
     return total(line.charges for line in lines)
 
 
-def _figures(rows: Sequence[tuple[Amount, Charges]]) -> list[TableColumn]:
+def figure_columns(rows: Sequence[tuple[Amount, Charges]]) -> list[TableColumn]:
     """Return energy, GPU-hours, idle share, cost and CO2e, each in one unit."""
     unit, energies = in_column([amount.energy_uj for amount, _ in rows], ENERGY)
     _, hours = in_column([amount.held_ns for amount, _ in rows], ((NS_PER_HOUR, ""),), decimals=2)
@@ -86,17 +120,24 @@ def _figures(rows: Sequence[tuple[Amount, Charges]]) -> list[TableColumn]:
         f"{amount.idle_ns / amount.held_ns:.0%}" if amount.held_ns else "-" for amount, _ in rows
     ]
     columns = [
-        TableColumn(f"energy ({unit})", energies),
-        TableColumn("GPU-hours", hours),
-        TableColumn("idle", idle),
+        TableColumn(f"energy ({unit})", energies, key="energy"),
+        TableColumn("GPU-hours", hours, key="hours"),
+        TableColumn("idle", idle, key="idle"),
     ]
+    currencies = sorted({currency for _, bill in rows for currency in net(bill)})
+    keys = [f"cost-{currency}" for currency in currencies] if currencies else [""]
     # Without a price or an intensity there is nothing to show.
-    charged = charges([bill for _, bill in rows])
-    return columns + [TableColumn(*each) for each in charged if set(each.cells) != {"-"}]
+    charged = zip(charges([bill for _, bill in rows]), [*keys, "co2e"], strict=True)
+    return columns + [
+        TableColumn(*each, key=key) for each, key in charged if set(each.cells) != {"-"}
+    ]
 
 
-def experiments(lines: Sequence[OwnerUsage], month: str) -> list[TableColumn]:
-    """Return a row for each experiment, with links to its page and to the jobs of its user."""
+def experiments(lines: Sequence[OwnerUsage], jobs_: Mapping[str, str]) -> list[TableColumn]:
+    """Return a row for each experiment, with links to its page and to the jobs of its user.
+
+    `jobs_` is the query of those jobs without their user.
+    """
     names = [line.owner.experiment or "(no name)" for line in lines]
     links = [
         f"/experiment?{urlencode({'name': line.owner.experiment, 'account': line.owner.account})}"
@@ -104,129 +145,122 @@ def experiments(lines: Sequence[OwnerUsage], month: str) -> list[TableColumn]:
         else ""
         for line in lines
     ]
-    jobs_ = [f"/jobs?{urlencode({'month': month, 'user': line.owner.person})}" for line in lines]
+    of_user = [f"/jobs?{urlencode({**jobs_, 'user': line.owner.person})}" for line in lines]
+    accounts = [line.owner.account for line in lines]
+    users = [line.owner.person for line in lines]
     return [
-        TableColumn("experiment", names, figures=False, links=links),
-        TableColumn("account", [line.owner.account for line in lines], figures=False),
-        TableColumn("user", [line.owner.person for line in lines], figures=False, links=jobs_),
-        *_figures([(line.amount, line.charges) for line in lines]),
+        TableColumn("experiment", names, figures=False, links=links, key="experiment"),
+        TableColumn("account", accounts, figures=False, key="account"),
+        TableColumn("user", users, figures=False, links=of_user, key="user"),
+        *figure_columns([(line.amount, line.charges) for line in lines]),
     ]
+
+
+SORTS = r"-?(experiment|account|user|energy|hours|idle|co2e|cost-[A-Za-z0-9]{1,8})"
+"""What experiments are sorted by; with `-`, the other way round."""
+
+
+def ranked(lines: Sequence[OwnerUsage], sort: str) -> list[OwnerUsage]:
+    """Return experiments in order: figures begin with the most, names with the first."""
+    key = sort.removeprefix("-")
+    names = {"experiment": 3, "account": 1, "user": 2}
+    if key in names:
+        return sorted(lines, key=lambda line: line.owner[names[key]], reverse=sort != key)
+
+    def figure(line: OwnerUsage) -> float:
+        amount = line.amount
+        if key == "idle":
+            return amount.idle_ns / amount.held_ns if amount.held_ns else -1
+        if key == "co2e":
+            return line.charges[CO2E].atoms if CO2E in line.charges else -1
+        if key.startswith("cost-"):
+            cost = net(line.charges).get(key.removeprefix("cost-"))
+            return -1 if cost is None else cost.atoms
+        return amount.held_ns if key == "hours" else amount.energy_uj
+
+    return sorted(lines, key=figure, reverse=sort == key)
 
 
 def owners(lines: Sequence[OwnerUsage], field: str) -> list[TableColumn]:
     """Return a row for each value of one field of the owner."""
     names = [getattr(line.owner, field) or "(none)" for line in lines]
+    title = "reason" if field == "remainder" else field
     return [
-        TableColumn(field, names, figures=False),
-        *_figures([(line.amount, line.charges) for line in lines]),
+        TableColumn(title, names, figures=False),
+        *figure_columns([(line.amount, line.charges) for line in lines]),
     ]
 
 
 def jobs(lines: Sequence[JobLine]) -> list[TableColumn]:
     """Return a row for each job, with a link to its page."""
     jobs_ = [line.job for line in lines]
-    started = [_started(job.started_utc_ns) for job in jobs_]
+    begun = [started(job.started_utc_ns) for job in jobs_]
     columns = [
         TableColumn("job", [job.shown for job in jobs_], figures=False,
                links=[f"/job/{quote(job.shown, safe='')}" for job in jobs_]),
         TableColumn("name", [job.name for job in jobs_], figures=False),
         TableColumn("user", [job.labels.user for job in jobs_], figures=False),
         TableColumn("experiment", [job.labels.experiment for job in jobs_], figures=False),
-        TableColumn("started (UTC)", started, figures=False),
-        TableColumn("duration", [_lasted(job) for job in jobs_]),
-        *_figures([(line.amount, line.charges) for line in lines]),
+        TableColumn("started (UTC)", begun, figures=False),
+        TableColumn("duration", [lasted(job) for job in jobs_]),
+        *figure_columns([(line.amount, line.charges) for line in lines]),
     ]  # fmt: skip
-    return [column for column in columns if any(column.cells)]
+    return [*columns[:1], *(column for column in columns[1:] if any(column.cells))]
 
 
-def one_run(run: WorkloadTotals, data: ReportData) -> dict[str, Any]:
-    """Return what one screen says of a run."""
-    job, line = run.workload, JobLine.of(run)
-    component_unit, cells = in_column(
-        [amount.energy_uj for amount in line.by_component.values()], ENERGY
+def months_table(sums: Mapping[int, MonthSum]) -> list[TableColumn]:
+    """Return a row for each month that has anything, the latest first."""
+    every = sorted(sums, reverse=True)
+    return [
+        TableColumn("month", [months.shown(month) for month in every], figures=False),
+        *figure_columns([(added(sums[month].used), sums[month].billed) for month in every]),
+    ]
+
+
+def most_idle(lines: Sequence[JobLine]) -> list[JobLine]:
+    """Return the jobs that held GPUs without using them, the longest first."""
+    idle = [line for line in lines if line.amount.idle_ns]
+    return sorted(idle, key=lambda line: -line.amount.idle_ns)
+
+
+def idle_jobs(lines: Sequence[JobLine]) -> list[TableColumn]:
+    """Return a row for each job: how long it held idle GPUs, and what that cost."""
+    named = [column for column in jobs(lines) if column.title in {"job", "name", "experiment"}]
+    _, hours = in_column([line.amount.idle_ns for line in lines], ((NS_PER_HOUR, ""),), decimals=2)
+    shares = [f"{line.amount.idle_ns / (line.amount.held_ns or 1):.0%}" for line in lines]
+    costs = money_columns("cost of idle time", [idle_cost(line.charges) for line in lines])
+    return [
+        *named,
+        TableColumn("idle GPU-hours", hours),
+        TableColumn("of its time", shares),
+        *(TableColumn(*each) for each in costs if set(each.cells) != {"-"}),
+    ]
+
+
+def idle_advice(lines: Sequence[OwnerUsage], idle: Sequence[JobLine]) -> Iterator[str]:
+    """Yield what somebody can do about the idle time of a month."""
+    held_ns = sum(line.amount.held_ns for line in lines)
+    idle_ns = sum(line.amount.idle_ns for line in lines)
+    if not idle or idle_ns <= IDLE_SHARE * held_ns:
+        return
+    first = idle[0]
+    yield (
+        f"GPUs were idle for {idle_ns / held_ns:.0%} of the time that you held them, which costs "
+        "as much hardware as if they had worked."
     )
-    coverage = run.coverage
-    return {
-        "shown": job.shown,
-        "facts": [
-            (name, value)
-            for name, value in (
-                ("name", job.name), ("user", job.labels.user), ("account", job.labels.account),
-                ("experiment", job.labels.experiment), ("cluster", job.of_cluster),
-                ("nodes", ", ".join(run.nodes)), ("GPUs", str(job.gpu_count or "")),
-                ("started", _started(job.started_utc_ns)), ("duration", _lasted(job)),
-                ("outcome", job.outcome), ("stage", job.stage),
-            )
-            if value
-        ],
-        "cards": cards([line.usage], []),
-        "unit": component_unit,
-        "components": list(zip(line.by_component, cells, strict=True)),
-        "coverage": "" if coverage is None else f"{coverage:.1%}",
-        "partial": coverage is not None and coverage < ENOUGH,
-        "methods": [
-            (method.value, f"{amount.energy_uj / (run.total.energy_uj or 1):.0%}")
-            for method, amount in run.by_method.items()
-        ],
-        "replayed": run.replayed,
-        "picture": picture(data, run),
-        "advice": list(_advice(run)),
-    }  # fmt: skip
+    yield (
+        f"Begin with job {first.job.shown}: it has {first.amount.idle_ns / idle_ns:.0%} of that "
+        "time. End jobs when they are done, load data ahead of the GPU, or ask for fewer GPUs."
+    )
 
 
-_IDLE_SHARE = 0.2
-
-
-def _advice(run: WorkloadTotals) -> Iterator[str]:
-    """Yield what the owner of a run can do about it."""
-    gpu = run.gpu
-    if gpu.held_ns and gpu.idle_ns > _IDLE_SHARE * gpu.held_ns:
-        yield (
-            f"GPUs were idle for {gpu.idle_ns / gpu.held_ns:.0%} of the time they were held: end "
-            "the job when it is done, load data ahead, or ask for fewer GPUs."
-        )
-    if not run.workload.named:
-        yield (
-            "Nobody gave this experiment its name: set JOULEBOOK_EXPERIMENT, or --comment "
-            "experiment=NAME, so that its runs are added up as one."
-        )
-
-
-def picture(data: ReportData, run: WorkloadTotals | None = None) -> dict[str, Any] | None:
-    """Return mean GPU power by quarter hour (or longer) as points of an SVG; `None`: too few."""
-    of: dict[int, int] = {}
-    for row in data.postings:
-        if run is None or row.subject == run.workload.id:
-            of[row.quarter_s] = of.get(row.quarter_s, 0) + row.amount.energy_uj
-    if len(of) < 2:
-        return None
-    first, last = min(of), max(of) + _QUARTER_S
-    width_s = max((last - first) // _PICTURE // _QUARTER_S + 1, 1) * _QUARTER_S
-    sums: dict[int, int] = {}
-    for at_s, energy_uj in of.items():
-        sums[(at_s - first) // width_s] = sums.get((at_s - first) // width_s, 0) + energy_uj
-    watts = [sums.get(n, 0) / 1e6 / width_s for n in range((last - first - 1) // width_s + 1)]
-    most = max(watts) or 1.0
-    step = 300 / len(watts)
-    edges = [(n * step, 60 - 56 * value / most) for n, value in enumerate(watts)]
-    points = " ".join(f"{x:.1f},{y:.1f} {x + step:.1f},{y:.1f}" for x, y in edges)
-    return {
-        "points": Markup(f"0,60 {points} 300,60"),  # noqa: S704 - numbers of ours
-        "most": units_text.watts(most),
-        "first": moment(first),
-        "last": moment(last),
-        "step": f"{width_s // 60} min",
-    }
-
-
-_QUARTER_S = 900
-
-
-def _started(utc_ns: int | None) -> str:
+def started(utc_ns: int | None) -> str:
+    """Return when a job started, as people read it."""
     return "" if utc_ns is None else moment(utc_ns // NS_PER_S)
 
 
-def _lasted(job: ReportWorkload) -> str:
+def lasted(job: ReportWorkload) -> str:
+    """Return how long a job lasted: hours, minutes and seconds."""
     if job.started_utc_ns is None:
         return ""
     if job.ended_utc_ns is None:

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from joulebook.config import Config
 from joulebook.errors import ConfigError, InputError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collect.discovery import api_server
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
@@ -29,23 +29,25 @@ from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
+from joulebook.rates.poller import Poller
 from joulebook.server.auth import HostNames, Tokens
-from joulebook.server.connections import PEER_UID
+from joulebook.server.peers import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
 
 logger = logging.getLogger(__name__)
 
-_STATIC = Path(__file__).parent / "static"
 _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
 
 def make_lab(
-    config: Config, coordinators: Callable[[], Mapping[str, Collection[str]]] = dict
+    config: Config,
+    poller: Poller,
+    coordinators: Callable[[], Mapping[str, Collection[str]]] = dict,
 ) -> Lab:
-    """Return the lab server's parts, from its configuration and what the scheduler says of people.
+    """Return the lab server's parts, of its configuration, its rates, and what SLURM says.
 
     Raises `ConfigError`.
     """
@@ -74,6 +76,7 @@ def make_lab(
         (settings.public_url or f"http://{settings.listen}").rstrip("/"),
         uid,
         reviews=Reviews(api_server()) if settings.kubernetes else None,
+        to_come=lambda: KnownToCome(poller.current, config.rates.price.kind),
     )
 
 
@@ -141,7 +144,6 @@ class _LabApp(RatesApp):
             body, media_type = pages.metrics(request.headers.get("accept", ""))
             return Response(body, headers={"Content-Type": media_type})
 
-        app.mount("/static", StaticFiles(directory=_STATIC))
         self._site: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,8 +151,9 @@ class _LabApp(RatesApp):
         if path == PATH:  # Rates are public, and nodes ask by any of this server's names.
             await self._router(scope, receive, send)
             return
-        # With passwords in the web configuration file, Prometheus shows one of these.
-        if path in OPEN_PATHS or (path == "/metrics" and self._web().users):
+        # With passwords in the web configuration file, Prometheus shows one of these, or a token.
+        by_password = path == "/metrics" and self._web().users and not _has_token(scope)
+        if path in OPEN_PATHS or by_password:
             await super().__call__(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
@@ -161,3 +164,10 @@ class _LabApp(RatesApp):
     def close(self) -> None:
         super().close()
         self._lab.databases.close()
+
+
+def _has_token(scope: Scope) -> bool:
+    return any(
+        name == b"authorization" and value[:7].lower() == b"bearer "
+        for name, value in scope["headers"]
+    )

@@ -11,11 +11,16 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.errors import LedgerError
+from joulebook.lab.advice.advise import KnownToCome
 from joulebook.lab.collected.database import Database
+from joulebook.lab.serving.metrics import families
+from joulebook.lab.serving.reader import ServingReader
+from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.view import LabView
 from joulebook.lab.web.viewer import Directory, Viewer
+from joulebook.metrics.collector import Family
 
 _IDLE = 8
 """Connections that are kept for the next request."""
@@ -70,6 +75,7 @@ class Lab(msgspec.Struct, frozen=True):
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
         reviews: Asks Kubernetes whose a token is; `None`: tokens of its own are not taken.
+        to_come: What the feeds know of prices and intensities to come.
 
     """
 
@@ -81,6 +87,7 @@ class Lab(msgspec.Struct, frozen=True):
     server_uid: int
     now_s: Callable[[], float] = time.time
     reviews: Reviews | None = None
+    to_come: Callable[[], KnownToCome] = KnownToCome
 
     @property
     def urls(self) -> frozenset[str]:
@@ -92,8 +99,25 @@ class Lab(msgspec.Struct, frozen=True):
         """Return whether browsers come by TLS, so that cookies may only go there."""
         return self.url.startswith("https:")
 
+    def serving(self, reader: ServingReader | None) -> Callable[[], list[Family]]:
+        """Return what makes the metrics of served models; none while the ledger is away."""
+        limits, currency = self.config.serving.cost_limits, self.config.rates.currency
+
+        def made() -> list[Family]:
+            with contextlib.suppress(LedgerError), self.databases.one() as database:
+                return families(database, self.now_s(), reader, limits, currency)
+            return []
+
+        return made
+
     @contextlib.contextmanager
     def view(self, viewer: Viewer) -> Iterator[LabView]:
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
             yield LabView(database, viewer)
+
+    @contextlib.contextmanager
+    def changes(self, viewer: Viewer) -> Iterator[LabChanges]:
+        """Yield what a viewer may change. Raises `LedgerError`."""
+        with self.databases.one() as database:
+            yield LabChanges(database, viewer, self.now_s)

@@ -22,8 +22,8 @@ from joulebook.core.report.dataset import (
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import WorkloadTotals, totals
-from joulebook.errors import InputError
-from joulebook.lab.collected import bills, months, report_query
+from joulebook.errors import InputError, JoulebookError
+from joulebook.lab.collected import compact, months, report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
@@ -110,6 +110,11 @@ class NodeLine(NamedTuple):
     target: str
 
 
+def of_experiment(name: str, account: str) -> Selection:
+    """Return the runs of an experiment, in all accounts or in one."""
+    return Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
+
+
 def of_job(job: str, cluster: str) -> Selection:
     """Return the runs of a job, in all clusters or in one."""
     return Selection(jobs=frozenset({job}), clusters=frozenset({cluster} - {""}))
@@ -117,17 +122,6 @@ def of_job(job: str, cluster: str) -> Selection:
 
 class LabView(BillView):
     """What one viewer sees of one open database."""
-
-    def months(self) -> list[bills.Period]:
-        """Return the months in which the viewer has anything, the latest first."""
-        where, values = self._scope.sql("person", "account")
-        mine = self._database.rows(
-            "SELECT DISTINCT month FROM used_entries JOIN owners ON owners.id = owner"  # noqa: S608
-            f" WHERE {where}",
-            values,
-        )
-        there = {month for (month,) in mine}
-        return [each for each in reversed(bills.periods(self._database)) if each.month in there]
 
     def usage(self, month: int, by: Sequence[str] = OWNER) -> list[OwnerUsage]:
         """Return what a month holds for the viewer, grouped by fields of the owner."""
@@ -207,10 +201,16 @@ class LabView(BillView):
         """Return the selected runs, from all that is booked, in the order of their start."""
         return [JobLine.of(each) for each in totals(self.dataset(0, FOREVER_S, wanted))]
 
+    def as_booked(self, lines: Sequence[JobLine]) -> list[JobLine]:
+        """Return jobs with all that is booked to them, idle cost too, in the same order."""
+        ids = frozenset(str(line.job.id) for line in lines)
+        found = self.runs(Selection(workloads=ids)) if ids else []
+        whole = {each.job.id: each for each in found}
+        return [whole.get(line.job.id, line) for line in lines]
+
     def of_experiment(self, name: str, account: str) -> ReportData:
         """Return the data of an experiment. Raises `InputError` if the viewer has none of it."""
-        wanted = Selection(experiments=frozenset({name}), accounts=frozenset({account} - {""}))
-        data = self.dataset(0, FOREVER_S, wanted)
+        data = self.dataset(0, FOREVER_S, of_experiment(name, account))
         if not data.workloads:
             raise InputError(f"no experiment {name!r} of yours is in the ledger", reason="missing")
         return data
@@ -229,15 +229,18 @@ class LabView(BillView):
         found = report_query.account(self._database, since_s, until_s, asked, hourly)
         return found if self._scope.everything else restricted(found, self._scope)
 
-    def drawn(self, wanted: Selection) -> tuple[ReportData, int]:
-        """Return data for pictures and how many seconds one of its rows stands for at most.
+    def drawn(self, wanted: Selection, data: ReportData) -> tuple[ReportData, int]:
+        """Return `data` for a picture of power, and the seconds that a row stands for at most.
 
-        Months that are kept by day are drawn by day if their quarter hours were not exported.
+        Months that are kept by day are drawn by day if their quarter hours cannot be had.
         """
+        months_ = {months.month_of(row.quarter_s) for row in data.postings}
+        if not months_.intersection(compact.months(self._database)):
+            return data, QUARTER_S
         try:
             return self.dataset(0, FOREVER_S, wanted, "a picture of power"), QUARTER_S
-        except InputError:
-            return self.dataset(0, FOREVER_S, wanted), DAY_S
+        except JoulebookError:
+            return data, DAY_S
 
     def _narrowed(self, wanted: Selection) -> Selection:
         """Return a selection that leaves out most of what `restricted` would leave out anyway."""
@@ -272,11 +275,6 @@ class LabView(BillView):
                 " FROM ledgers ORDER BY cluster, node"
             )
         ]  # fmt: skip
-
-    def collected_to_s(self) -> int:
-        """Return up to when the last node is collected (UTC seconds; 0: nothing is)."""
-        ((latest,),) = self._database.rows("SELECT coalesce(max(booked_to_s), 0) FROM ledgers")
-        return int(latest)
 
     def _own_accounts(self) -> Sequence[tuple[Any, ...]]:
         where, values = self._scope.sql("person", "account")

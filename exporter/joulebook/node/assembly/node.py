@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,8 +26,9 @@ from joulebook.core.attribution.host import OtherSplit
 from joulebook.core.ledger import series
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
-from joulebook.errors import ConfigError
+from joulebook.errors import ConfigError, InputError
 from joulebook.ledger.query import LedgerReader
+from joulebook.ledger.run_answer import answer
 from joulebook.ledger.sqlite import SqliteStore
 from joulebook.metrics.exposition import Exposition
 from joulebook.metrics.snapshot import Snapshot
@@ -179,6 +181,7 @@ def assemble(config: Config) -> Node:
             web_config,
             export=_export(config, name, store),
             hosts=(name, *config.server.hosts),
+            runs=partial(_runs, config.ledger.path, name),
         )
         parts = Parts(
             settings=Settings(
@@ -226,6 +229,14 @@ def _export(config: Config, node: str, store: SqliteStore) -> PostingsPages | No
         return msgspec.json.encode(page)
 
     return PostingsPages(page, Tokens(Path(config.server.token_file)))
+
+
+def _runs(ledger: str, node: str, query: Mapping[str, str]) -> bytes | str:
+    """Answer a program that asks for its figures; text says what is wrong with the query."""
+    try:
+        return msgspec.json.encode(answer(ledger, node, query))
+    except InputError as error:
+        return str(error)
 
 
 def _workers(

@@ -50,7 +50,10 @@ def slurm_tenants(config: Config, clock: Clock) -> WorkloadSource:
         slurm_conf=_path(slurm.slurm_conf),
         gres_conf=_path(slurm.gres_conf),
         gpu_ids=slurm.gpu_ids,
+        gpu_indices=Path(f"{config.ledger.path}.gpu-indices"),
         scontrol=None if slurm.scontrol == "auto" else slurm.scontrol,
+        # This machine's cards are not those of a trace.
+        slurmd="" if config.sensors.replay.enabled else None,
         proc=Path(config.host.proc),
     )
     return SlurmWorkloads(clock, site)

@@ -18,6 +18,7 @@ from dashboards.generator.promql import (
     selector,
 )
 from dashboards.generator.recording import SPENT
+from dashboards.generator.serving import dear
 from dashboards.generator.yamltext import yaml_of
 
 RUNBOOKS = "https://github.com/joulebook/joulebook/blob/main/docs/runbooks.md"
@@ -238,6 +239,16 @@ _OF_BOOKS = (
         "month's budget ({{ $labels.unit }}) is spent; agree on what may still run, or raise it",
         "What the experiment (or the whole account) has used since the month began (UTC) is above "
         "90 % of the amount in [budgets].",
+    ),
+    Alert(
+        "JoulebookServingDear",
+        dear(),
+        "30m",
+        "warning",
+        "{{ $labels.model_name }} of {{ $labels.account }} {{ $labels.experiment }}: 1,000 output "
+        "tokens cost {{ $value | humanize }} {{ $labels.currency }}; see its batches and its idle "
+        "time on the dashboard Serving",
+        "Over 6 hours they cost more than serving.cost_limits allows, idle time not counted.",
     ),
     Alert(
         "JoulebookRateFeedStale",

@@ -13,6 +13,7 @@ from dashboards.generator import (
     mine,
     node,
     recording,
+    serving,
     waste,
     workload,
 )
@@ -25,6 +26,7 @@ BOARDS = (
     health.DASHBOARD,
     waste.DASHBOARD,
     compute.DASHBOARD,
+    serving.DASHBOARD,
     books.DASHBOARD,
 )
 """The dashboards of Prometheus. A new one is a module with a `DASHBOARD`, and its name here."""

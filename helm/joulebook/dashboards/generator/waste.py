@@ -24,7 +24,7 @@ from dashboards.generator.figures import (
 )
 from dashboards.generator.lab import LONG
 from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
-from dashboards.generator.promql import by, ratio, risen
+from dashboards.generator.promql import by, chosen, ratio, risen
 
 UNALLOCATED = 'reason="unallocated"'
 _OWNER = "cluster, account, user"
@@ -214,6 +214,71 @@ WHERE_UNUSED = (
     ),
 )
 
+_ADVICE = "joulebook_advice"
+_OF_LINE = "cluster, account, kind"
+_ALONE = (
+    "Each kind alone: they overlap, so together they save less. From the lab server (`joulebook "
+    "lab`), whatever the range; `joulebook advise` has the evidence and the next "
+    "steps."
+)
+_NO_ADVICE = "no advice: it needs the lab server"
+
+
+def _saved(what: str, labels: str = _OF_LINE, more: str = "") -> str:
+    """What advice would have saved, once for several lab servers."""
+    return f"max by ({labels}) ({_ADVICE}_{what}{{{chosen('cluster', 'account')}{more}}})"
+
+
+def _all_saved(title: str, what: str, unit: str, query: Query, **how: Any) -> Panel:  # noqa: ANN401
+    about = f"{what} that last month's advice would have saved. {_ALONE}"
+    return stat(title, about, Basis.MODELLED, unit, query, width=8, **{"empty": _NO_ADVICE, **how})
+
+
+ADVICE = (
+    _all_saved(
+        "Energy that advice would have saved",
+        "Energy",
+        "kwatth",
+        Query(f"sum({kwh(_saved('energy_joules'))})"),
+    ),
+    _all_saved(
+        "Cost that advice would have saved",
+        "Money (electricity and the hours of the hardware)",
+        "locale",
+        Query(f"sum by (currency) ({_saved('cost', f'{_OF_LINE}, currency')})", "{{currency}}"),
+        decimals=2,
+        options=EACH_NAMED,
+    ),
+    _all_saved(
+        "CO2e that advice would have saved",
+        "CO2e",
+        "suffix: kg",
+        Query(f"sum({_saved('co2e_grams')}) / 1000"),
+        decimals=1,
+    ),
+    Panel(
+        "What last month's advice would have saved",
+        "By account and kind of advice, the greatest saving first, in the currency chosen above. "
+        f"{_ALONE}",
+        Basis.MODELLED,
+        "none",
+        kind="table",
+        width=24,
+        height=9,
+        columns=(
+            Column("cluster", width=110),
+            Column("account"),
+            Column("kind"),
+            Column("Cost", Query(_saved("cost", f"{_OF_LINE}, currency", f",{PAID}")), "locale", 2),
+            Column("currency", width=80),
+            Column("Energy (kWh)", Query(kwh(_saved("energy_joules"))), "locale", 2),
+            Column("CO2e (kg)", Query(f"{_saved('co2e_grams')} / 1000"), "locale", 2),
+        ),
+        sort="Cost",
+        empty=_NO_ADVICE,
+    ),
+)
+
 DASHBOARD = Board(
     "joulebook-waste",
     "Waste",
@@ -222,6 +287,7 @@ DASHBOARD = Board(
     (
         Row("", TOTALS),
         Row("Owners", (OWNERS_TABLE,)),
+        Row("Last month's advice", ADVICE),
         Row("Now", (LOW,)),
         Row("Outside allocations", (UNASKED,)),
         Row("Trend", TREND),

@@ -79,7 +79,7 @@ def test_a_daemon_that_hangs_is_named(ledger: Path, capsys: pytest.CaptureFixtur
         lock.release()
     said = capsys.readouterr().err
     assert f"the daemon, pid {os.getpid()} (" in said
-    assert "pytest" in said and "has not answered" in said
+    assert "python" in said and "has not answered" in said
     assert daemon_pid(ledger) is None
 
 

@@ -205,7 +205,7 @@ def test_the_daemon_is_named_by_its_command_line(site: Site) -> None:
     lock = LedgerLock(site.ledger)
     try:
         here = replace(site, proc=Path("/proc"))
-        one(here, daemon.process, Status.OK, rf"pid {os.getpid()} \(.*pytest.* holds the")
+        one(here, daemon.process, Status.OK, rf"pid {os.getpid()} \(.*python.* holds the")
     finally:
         lock.release()
 

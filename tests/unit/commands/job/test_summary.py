@@ -89,6 +89,9 @@ def test_what_is_partial_says_so(ledger: Path) -> None:
         "joulebook: PARTIAL: covers node n1 only, one of 2 nodes (100 % measured)"
     )
     assert "PARTIAL: its end is not recorded yet" in lines(running, "n1", 1)[2]
+    unread = msgspec.structs.replace(done.totals, by_meter={})
+    never = lines(msgspec.structs.replace(done, totals=unread), "n1", 1)[2]
+    assert "PARTIAL: only 0 % of its GPU time is measured" in never
     late = msgspec.structs.replace(done, booked=False)
     assert "PARTIAL: its last seconds are not booked yet" in lines(late, "n1", 1)[2]
     assert lines(done, "n1")[2] == "joulebook: complete, on node n1, 100 % measured"

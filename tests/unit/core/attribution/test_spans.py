@@ -69,6 +69,19 @@ def test_a_process_born_under_its_mark_burns_nothing_before_it() -> None:
     assert booked(whole) == {Remainder.UNALLOCATED: 45, OUTER: 55}
 
 
+def test_what_was_started_under_a_mark_leaves_nothing_behind_it() -> None:
+    """A driver lists a process for a moment after its end; `joulebook mark` ends with it."""
+    s, ms = 10**9, 10**6
+
+    def after(seen_ms: int, started_ns: int) -> dict[object, int]:
+        listed = ProcessUse(7, started_ns, workload=HOME, marks=(ProcessSpan(-s, 60 * ms, OUTER),))
+        return booked(interval(listed, t1_ns=seen_ms * ms, uj=seen_ms))
+
+    assert after(80, -s) == {OUTER: 80}
+    assert after(200, -s) == {OUTER: 60, HOME: 140}, "it goes on after the mark"
+    assert after(80, -2 * s) == {OUTER: 60, HOME: 20}, "it was there before the mark"
+
+
 def test_of_two_on_a_card_only_the_marked_one_changes_its_owner() -> None:
     marked = ProcessUse(7, -(10**9), 30, workload=HOME, marks=(ProcessSpan(0, None, OUTER),))
     other = ProcessUse(8, -(10**9), 10, workload=INNER)

@@ -8,6 +8,7 @@ from random import Random
 
 import msgspec
 import pytest
+from tests.scale import scaled
 from tests.unit.core.world import S, gpu
 
 from joulebook.core.energy import audit
@@ -255,7 +256,7 @@ def alarms(days: int, seed: int) -> int:
 
 
 def test_noise_is_no_alarm() -> None:
-    assert alarms(days=40, seed=1) == 0
+    assert alarms(days=scaled(10), seed=1) == 0
 
 
 def test_narrower_bounds_would_cry_wolf(monkeypatch: pytest.MonkeyPatch) -> None:

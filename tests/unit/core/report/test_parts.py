@@ -159,3 +159,25 @@ def test_gpus_that_were_never_read_were_held() -> None:
     (run,) = runs(ReportData("t", 0, 1 << 40, (posting,), workloads={held.id: two}))
     assert run.tally.wall_ns == 7200 * NS_PER_S
     assert run.tally.coverage == 0.25
+
+
+def span(name: str, begin_s: int, end_s: int) -> ReportWorkload:
+    number = f"span-7-100-{name}"
+    each = job(begin_s, end_s, number=number)
+    return ReportWorkload(
+        WorkloadId("process", number), name=name, labels=each.labels,
+        started_utc_ns=each.started_utc_ns, ended_utc_ns=each.ended_utc_ns, named=True,
+    )  # fmt: skip
+
+
+def test_the_windows_of_a_span_are_one_run_with_it() -> None:
+    parts = ((span("1.ab", 0, 90), 5), (span("1.ab_2", 1, 10), 10), (span("1.ab_2_3", 2, 5), 20),
+             (span("1.ab_4", 50, 60), 40), (span("5.ab", 10, 20), 80))  # fmt: skip
+    one, other = runs(ledger("n1", *parts))
+    assert (one.workload.id.workload, joules((one,))) == ("span-7-100-1.ab", [75])
+    assert (other.workload.id.workload, joules((other,))) == ("span-7-100-5.ab", [80])
+    assert "span-7-100-1.ab_2_3" in one.names
+    # Also where nothing was booked outside of the windows.
+    (alone,) = runs(ledger("n1", *parts[1:4]))
+    assert (alone.workload.id.workload, joules((alone,))) == ("span-7-100-1.ab", [70])
+    assert alone.workload.name == "bert"

@@ -41,8 +41,8 @@ def test_what_is_known_at_the_time_saves_most_of_what_foresight_does(
 
 
 def test_day_ahead_prices_are_known_from_their_publication_on() -> None:
-    def known(*when: int) -> datetime:
-        hour = int(datetime(*when, tzinfo=UTC).timestamp()) // 3600  # type: ignore[misc]
+    def known(year: int, month: int, day: int, at: int) -> datetime:
+        hour = int(datetime(year, month, day, at, tzinfo=UTC).timestamp()) // 3600
         return datetime.fromtimestamp(day_ahead(hour) * 3600, UTC)
 
     assert known(2023, 1, 10, 11) == datetime(2023, 1, 10, 23, tzinfo=UTC)

@@ -160,11 +160,48 @@ def test_whoever_is_not_there_cannot_be_forgotten(tmp_path: Path, name: str) -> 
         assert dump(database) == before
 
 
+NAMES = ("a.b", "née", "a'; --", "%", "_", "\\", "x\\1", "ada@example.org", "a b", "(nobody)", "A")
+
+
+def test_names_of_every_kind(tmp_path: Path) -> None:
+    """Of each its own words only, in texts that names of others are in as well."""
+    node = Node("n1", "a" * 32, "lab")
+    for n, name in enumerate(NAMES):
+        node.label(str(n), "nlp", name, f"of {name}", name=f"{name}.{name}", extra={"who": name})
+        node.burn(NOVEMBER_S, 10**9 << n, str(n), Exact(1 << n, 0, 0))
+    with opened(f"sqlite://{tmp_path / 'c.db'}", create=True) as database:
+        take(database, node, 0)
+        sums = [uj_of(database, person) for person in NAMES]
+        for n, name in enumerate(NAMES):
+            found = forget.forget(database, name, "root", DECEMBER_S)
+            assert uj_of(database, found.pseudonym) == sums[n]
+            assert [uj_of(database, each) for each in NAMES[n + 1 :]] == sums[n + 1 :]
+        since = node.last
+        node.label("99", "nlp", "A", "of A", name="A.A")
+        node.burn(NOVEMBER_S, 1, "99")
+        take(database, node, since)
+        people = {person for _, person, _ in bills.owners(database)}
+        assert len(people) == len(NAMES)
+        assert all(person.startswith("forgotten-") for person in people)
+
+
+def uj_of(database: Database, person: str) -> int:
+    """The energy that a person is billed."""
+    ((energy_uj,),) = database.rows(
+        "SELECT coalesce(sum(energy_uj), 0) FROM month_used JOIN owners ON owners.id = owner"
+        " WHERE person = ?",
+        [person],
+    )
+    return int(energy_uj)
+
+
 def test_who_was_forgotten_cannot_be_read_off_the_hash(tmp_path: Path) -> None:
     found = []
     for name in ("a.db", "b.db"):
         with opened(f"sqlite://{tmp_path / name}", create=True) as database:
             filled(database, burnt())
             forget.forget(database, NAME, "root", DECEMBER_S)
-            found.append(database.rows("SELECT digest, pseudonym FROM lab_forgotten"))
+            found.append(
+                database.rows("SELECT digest, alias FROM lab_forgotten WHERE kind <> 'key'")
+            )
     assert not {value for row in found[0] for value in row} & {v for row in found[1] for v in row}

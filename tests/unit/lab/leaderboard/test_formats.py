@@ -108,6 +108,16 @@ def test_the_worked_example_in_every_format(
     assert "<td class=r>200</td>" in run(capsys, worked, "--format", "html")
 
 
+def test_no_co2e_is_a_figure_and_unknown_co2e_is_none() -> None:
+    metric = ComparedMetric("accuracy", True, Unit.PERCENT)
+    clean = Entrant("wind", Fraction(90), UJ_PER_KWH, co2e_ug=0)
+    found = Leaderboard(tuple(boards("b", metric, [clean, Entrant("x", Fraction(80), 1)])))
+    (board,) = as_json(found)["boards"]
+    assert {each["name"]: each["co2e_kg"] for each in board["results"]} == {"wind": 0.0, "x": None}
+    rows = csv.DictReader(io.StringIO(as_csv(found)))
+    assert {row["result"]: row["co2e_kg"] for row in rows} == {"wind": "0.0", "x": ""}
+
+
 def test_expected_best_of_a_sweep_is_shown(
     worked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ from joulebook.lab.report.about import About
 from joulebook.lab.report.document import document
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.model import Statement
+from joulebook.lab.report.short import short
 from joulebook.lab.report.statement import StatementContext, make
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
@@ -128,6 +129,14 @@ def test_gpu_hours_are_what_was_held() -> None:
     assert found.runs[0].gpu_hours == 2
     assert found.quality.coverage.value == 12.5
     assert "a lower bound: see coverage" in found.energy.gpu.note
+
+
+def test_of_a_gpu_that_was_never_read_nothing_is_covered() -> None:
+    held = job("1", gpu_count=1)
+    found = said(account([held], [posted(held, gpu(0), Amount(0))]))
+    assert found.quality.coverage.value == 0
+    assert "a lower bound: see coverage" in found.energy.gpu.note
+    assert "measured for 0 % of that time" in " ".join(short(found))
 
 
 def test_jobs_without_a_gpu_count_by_their_number() -> None:

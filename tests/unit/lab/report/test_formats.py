@@ -6,6 +6,10 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
+import types
+import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -185,6 +189,24 @@ def test_boamps_has_what_it_demands() -> None:
     assert report["quality"] == "high"
     for _, each in every_name():
         jsonschema.validate(json.loads(renderer("boamps")(each)), BOAMPS)
+
+
+@pytest.mark.nightly
+def test_boamps_is_read_by_codecarbon(tmp_path: Path) -> None:
+    """Its classes know every field of the specification (which is in no package as a schema)."""
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    subprocess.run([*pip, "codecarbon==3.3.2"], cwd=tmp_path, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        source = archive.read("codecarbon/output_methods/boamps/models.py")
+    module = sys.modules["boamps"] = types.ModuleType("boamps")
+    try:
+        exec(source, module.__dict__)
+        for _, each in every_name():
+            report = json.loads(renderer("boamps")(each))
+            assert module.BoAmpsReport.from_dict(report).to_dict() == report
+    finally:
+        del sys.modules["boamps"]
 
 
 def test_csv_has_a_line_for_each_run_and_no_formula() -> None:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
@@ -69,6 +70,18 @@ def served(
     **lab: object,
 ) -> Iterator[TestClient]:
     """The lab server on a ledger, asked by a client of nobody in particular."""
+    with application(url, reviews, scheduler, **lab) as app:
+        yield TestClient(app, base_url="http://testserver")
+
+
+@contextlib.contextmanager
+def application(
+    url: str,
+    reviews: Reviews | None = None,
+    scheduler: Callable[[], Mapping[str, Collection[str]]] = dict,
+    **lab: object,
+) -> Iterator[FastAPI]:
+    """The application of a lab server on a ledger."""
     settings = LabSection(**lab)  # type: ignore[arg-type]
     config = Config(collect=Collect(url=url), lab=settings)
     made = Lab(
@@ -92,13 +105,13 @@ def served(
         reviews,
     )
     try:
-        yield TestClient(make_app(made), base_url="http://testserver")
+        yield make_app(made)
     finally:
         made.databases.close()
 
 
-def bearer(url: str, user: str) -> Mapping[str, str]:
+def bearer(url: str, user: str, now_s: Callable[[], float] = lambda: NOW_S) -> Mapping[str, str]:
     """The header with a token of a user."""
     with opened(url) as database:
-        secret = Grants(database, lambda: NOW_S).make(GrantKind.TOKEN, user, "token", 3600)
+        secret = Grants(database, now_s).make(GrantKind.TOKEN, user, "token", 3600)
     return {"Authorization": f"Bearer {secret}"}

@@ -67,7 +67,8 @@ def render(statement: Statement, length: str = "full") -> str:
 def escape(text: str, most: int = 1_000) -> str:
     """Text that LaTeX sets as it stands: no command, no macro, no ligature, in ASCII.
 
-    Letters with accents are composed; what Latin fonts lack is set as its code point.
+    Letters with accents are composed. Any other is set by LuaLaTeX and XeLaTeX, where the font of
+    the place has it; else as its code point.
     """
     plain = "".join(map(_letter, one_line(text, most)))
     plain = _LIGATURE.sub("{}", plain).replace(r" \%", r"~\%")
@@ -83,4 +84,4 @@ def _letter(character: str) -> str:
     parts = unicodedata.normalize("NFD", character)
     if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
         return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
-    return f"[U+{ord(character):04X}]".replace("[", "{[}").replace("]", "{]}")
+    return f"\\joulebookletter{{{ord(character)}}}{{{ord(character):04X}}}"

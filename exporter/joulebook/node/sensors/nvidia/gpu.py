@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
-GAUGES_NS = 1500 * NS_PER_MS
-"""Time between reads of memory, clocks, temperature and limit (six calls of eleven), and health."""
+GAUGES_NS = 4500 * NS_PER_MS
+"""Between reads of what nothing is booked by (memory, clocks), at scrapes 15 s apart or more."""
 
 WALL_STEP_NS = 100 * NS_PER_MS
 """A wall clock change of more than this between two polls is a step."""

@@ -69,7 +69,7 @@ _MOST_COUNT = 1 << 62
 _MIB = 1 << 20
 HERTZ_PER_MHZ = 1_000_000
 
-SELDOM_NS = 5 * NS_PER_S
+SELDOM_NS = 9 * NS_PER_S
 """Time between reads of errors, links and states."""
 
 _MOST_STATE, _MOST_GENERATION, _MOST_LANES = 15, 9, 64

@@ -83,12 +83,10 @@ def cores_milli(directory: Path, machine_cores: int) -> int | None:
 
 
 def pids(directory: Path) -> Iterator[int]:
-    """Yield the processes in a cgroup and below it."""
-    try:
-        below = sorted(path for path in directory.rglob("cgroup.procs"))[:_MOST_DIRECTORIES]
-    except OSError:
-        return
-    for path in below:
+    """Yield the processes in a cgroup and below it; what is removed meanwhile has none."""
+    walk = os.walk(directory)  # Path.rglob would fail as a whole.
+    below = sorted(Path(at, "cgroup.procs") for at, _, files in walk if "cgroup.procs" in files)
+    for path in below[:_MOST_DIRECTORIES]:
         try:
             yield from (int(pid) for pid in _text(path).split()[:_MOST_PIDS])
         except (OSError, ValueError):

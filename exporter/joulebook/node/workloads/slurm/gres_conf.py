@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from joulebook.core.evidence import counted
 from joulebook.node.workloads.slurm.gres import (
     MIG_MINORS,
     GresMap,
@@ -144,7 +145,7 @@ def parse_slurmd_g(text: str) -> GresMap | None:
     caps: list[tuple[int, ...]] = []
     shards: dict[str, int] = {}
     for found in _SLURMD_G.finditer(text):
-        name, file = found["name"], found["file"]
+        name, file = found["name"].lower(), found["file"]
         if name not in {"gpu", "shard"}:
             continue
         if file is None or file == "(null)":
@@ -174,16 +175,17 @@ def promised_gpus(slurm_conf: str, node: str) -> tuple[Promise, ...] | None:
             default = keys.get("gres", default)
         elif names and node in expand(names):
             gres = keys.get("gres", default)
-            return tuple(_promises(gres))
+            # A type that comes again is counted where it came first.
+            return tuple(Promise(*each) for each in counted(_promises(gres)).items())
     return None
 
 
-def _promises(gres: str) -> Iterator[Promise]:
+def _promises(gres: str) -> Iterator[tuple[str, int]]:
     for item in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *rest = item.strip().lower().split(":")
         if name == "gpu":
             count = rest.pop() if rest and rest[-1].isdecimal() else "1"
-            yield Promise(rest[0] if rest else "", _count(count))
+            yield rest[0] if rest else "", _count(count)
 
 
 def read_conf(path: Path, depth: int = 0) -> str:

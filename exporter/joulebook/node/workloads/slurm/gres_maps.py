@@ -3,22 +3,32 @@
 slurmd reads gres.conf and slurm.conf when it starts and at `scontrol reconfigure`. An edit counts
 from then on. It is seen by inotify: then slurm.conf, cgroup.conf and gres.conf are opened at once,
 which neither an editor nor a client command does.
+
+What is known is kept in a file beside the ledger, for the next daemon: files that changed
+since then were read by a slurmd that started later. Otherwise an edit that was known to be unread
+still is, and after one that nobody saw the order is unknown.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from joulebook.errors import InputError
 from joulebook.node.workloads.host.inotify import Event, Inotify
+from joulebook.node.workloads.host.procfs import stat_of
 from joulebook.node.workloads.slurm.gres import GresMap
 from joulebook.node.workloads.slurm.gres_conf import load_gres
 from joulebook.reloaded_file import Stamp, stamp
 from joulebook.units import NS_PER_S
+from joulebook.untrusted_files import decoded, read, trusted_owners, write_named
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +43,17 @@ class _Known(NamedTuple):
     """The stamps of an edit that slurmd has not read."""
 
 
+class _Kept(msgspec.Struct):
+    """What one daemon leaves to the next: when slurmd read the files, and the GPUs of each node."""
+
+    read_ns: int = 0
+    nodes: dict[str, _Known] = {}
+
+
+_DECODER = msgspec.json.Decoder(_Kept)
+_KEPT_BYTES = 1 << 20
+
+
 class GresMaps:
     """`of(node)` never waits: `slurmd -G` runs in a thread, and `changed` is called after it."""
 
@@ -42,6 +63,7 @@ class GresMaps:
         gres_conf: Path | None = None,
         *,
         slurmd: str,
+        kept: Path | None = None,
         timeout_s: float = 5.0,
         proc: Path = Path("/proc"),
     ) -> None:
@@ -51,11 +73,15 @@ class GresMaps:
         self._slurmd = slurmd
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._known: dict[str, _Known] = {}
+        self._kept = kept
+        before = _left(kept)
+        self._known = before.nodes
+        self._unseen = set(before.nodes)
+        """The nodes of which only the daemon before has seen the files."""
         self._loading: set[str] = set()
         self._watches: set[int] = set()
         self._opened_ns: dict[str, int] = {}
-        self._read_ns = 0
+        self._read_ns = max(before.read_ns, slurmd_started_ns(proc)) if before.nodes else 0
         self._loaded_ns = 0
         """When it was we who opened the files."""
         self.changed: Callable[[], None] = lambda: None
@@ -89,6 +115,7 @@ class GresMaps:
             with self._lock:
                 if not self._loading and now_ns - self._loaded_ns > _TOGETHER_NS:
                     self._read_ns = now_ns
+                    self._keep()
         return True
 
     def of(self, node: str) -> tuple[bool, GresMap | None]:
@@ -120,6 +147,14 @@ class GresMaps:
             known = self._known.get(node)
             if known is None or gres == known.gres or self._read_ns >= _changed_ns(now):
                 self._known[node] = _Known(now, gres)
+            elif node in self._unseen and now != known.unread:
+                self._known[node] = _Known((), None, unread=now)
+                _LOG.warning(
+                    "%s or %s was edited while no daemon ran, and slurmd may not have read it: the "
+                    "GPU indices of node %s are unknown until `scontrol reconfigure` or a restart "
+                    "of slurmd",
+                    self._gres_conf, self._conf, node,
+                )  # fmt: skip
             else:
                 self._known[node] = known._replace(unread=now)
                 _LOG.warning(
@@ -127,8 +162,16 @@ class GresMaps:
                     "node %s stay in use until `scontrol reconfigure` or a restart of slurmd",
                     self._gres_conf, self._conf, node,
                 )  # fmt: skip
+            self._unseen.discard(node)
+            self._keep()
             self._loading.discard(node)
         self.changed()
+
+    def _keep(self) -> None:
+        if self._kept is not None:
+            with contextlib.suppress(OSError):  # Without it the next daemon believes the files.
+                content = msgspec.json.encode(_Kept(self._read_ns, self._known))
+                write_named(self._kept, content)
 
     def _stamps(self) -> tuple[Stamp, ...]:
         return stamp(self._gres_conf), stamp(self._conf)
@@ -139,14 +182,36 @@ def _changed_ns(stamps: Iterable[Stamp]) -> int:
     return max(each.changed_ns for each in stamps)
 
 
+def _left(kept: Path | None) -> _Kept:
+    """Return what the daemon before has left; nothing if there is none, or none to be trusted."""
+    if kept is None:
+        return _Kept()
+    try:
+        file = read(None, str(kept), _KEPT_BYTES, trusted_owners())
+        return decoded(_DECODER, file.raw, str(kept), "what this daemon wrote")
+    except (InputError, OSError):
+        return _Kept()
+
+
 def is_only_asked(proc: Path = Path("/proc")) -> bool:
     """Return whether `slurmd -G` or `slurmd -C` is running, which also read the files."""
+    return any(asked for _, asked in _slurmds(proc))
+
+
+def slurmd_started_ns(proc: Path = Path("/proc")) -> int:
+    """Return the UTC time at which slurmd started (of several the first); 0 if none is seen."""
+    found = [stat_of(pid, proc) for pid, asked in _slurmds(proc) if not asked]
+    booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return min((booted_ns + each.started_boottime_ns for each in found if each), default=0)
+
+
+def _slurmds(proc: Path) -> Iterator[tuple[int, bool]]:
+    """Each slurmd, and whether it is only asked for what it would read."""
     for process in proc.iterdir():
         if process.name.isdecimal():
             try:
                 program, *arguments = (process / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if program.endswith(b"slurmd") and {b"-G", b"-C"} & set(arguments):
-                return True
-    return False
+            if program.rpartition(b"/")[2] == b"slurmd":
+                yield int(process.name), bool({b"-G", b"-C"} & set(arguments))

@@ -62,6 +62,7 @@ class SlurmSite:
         slurm_conf: Path of slurm.conf; `None`: found by itself.
         gres_conf: Path of gres.conf; `None`: beside slurm.conf.
         gpu_ids: What the numbers in events are that do not say it.
+        gpu_indices: The file that keeps the order of GPUs for the next start; `None`: none.
         scontrol, slurmd: Paths of programs; `None`: found by itself, empty: not used.
         ask_timeout_s: For how long an answer of the controller is waited for.
 
@@ -77,6 +78,7 @@ class SlurmSite:
     slurm_conf: Path | None = None
     gres_conf: Path | None = None
     gpu_ids: str = "gres"
+    gpu_indices: Path | None = None
     scontrol: str | None = None
     slurmd: str | None = None
     ask_timeout_s: float = 5.0
@@ -92,11 +94,11 @@ class SlurmWorkloads:
         self._clock = clock
         self._site = site
         self._only = frozenset(expand(site.only))
-        alone = site.only if len(self._only) == 1 else ""
-        self._node = site.node or alone or host_name()
+        self._node = site.node or (site.only if len(self._only) == 1 else "") or host_name()
         self._conf = site.slurm_conf or find_slurm_conf()
         slurmd = find_program("slurmd") if site.slurmd is None else site.slurmd
-        self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, proc=site.proc)
+        kept, proc = site.gpu_indices, site.proc
+        self._gres = GresMaps(self._conf, site.gres_conf, slurmd=slurmd, kept=kept, proc=proc)
         self._lock = threading.RLock()
         self._table = JobTable(self._node, site.gpu_ids)
         self._rejections = Rejections()
@@ -314,8 +316,7 @@ class SlurmWorkloads:
                     self._tracker.mapped(mapping.evidence, now)
 
     def _tell(self) -> None:
-        # Outside the lock: who is reported may ask for holdings from another thread and wait for
-        # it.
+        # Outside the lock: who is told may wait for another thread that asks for holdings.
         times, self._tracker.times = self._tracker.times, []
         for t_ns in times:
             self._boundary(t_ns)

@@ -38,12 +38,21 @@ class Process(NamedTuple):
 
 
 class SpanFile(msgspec.Struct, frozen=True):
-    """The content of a mark file; instants are of CLOCK_BOOTTIME, `None`: not left yet."""
+    """The content of a mark file; instants are of CLOCK_BOOTTIME, `None`: not left yet.
+
+    Attributes:
+        within: The numbers of the spans of the same process that it is a window of, from the
+            outermost; empty: it is a run of its own.
+        window: The name of the window.
+
+    """
 
     v: Literal[1]
     experiment: str
     entered_boottime_ns: _Instant
     exited_boottime_ns: _Instant | None = None
+    within: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,9}(_[0-9]{1,9}){0,7})?$")] = ""
+    window: str = ""
 
 
 _MARK = msgspec.json.Decoder(SpanFile)
@@ -85,7 +94,8 @@ def read(directory_fd: int, name: str, uid: int) -> SpanFile:
             f"{name}: experiment = {experiment!r}: names in parentheses are reserved for Joulebook",
             reason="reserved_name",
         )
-    return msgspec.structs.replace(mark, experiment=experiment)
+    window = clean_label(mark.window)
+    return msgspec.structs.replace(mark, experiment=experiment, window=window)
 
 
 def owner_of(process: Process) -> int | None:

@@ -48,6 +48,7 @@ class SpanEntry(msgspec.Struct):
     user: str
     entered_ns: int
     left_ns: int | None = None
+    window: str = ""
     used: bool = False
     reported: bool = False
 
@@ -75,7 +76,10 @@ class SpanTable:
             for facts in before:
                 if facts.id.scheduler != SCHEDULER or "mark" not in facts.extra:
                     continue
-                stem, _, boot = facts.id.workload.removeprefix("span-").rpartition(".")
+                run, *windows = facts.id.workload.removeprefix("span-").split("_")
+                stem, _, boot = run.rpartition(".")
+                if windows:
+                    stem = f"{stem.rpartition('-')[0]}-{windows[-1]}"
                 process = files.process_of(f"{stem}.json")
                 here = boot == self._clock.epoch[:8]
                 uid = files.owner_of(process) if process is not None and here else None
@@ -85,7 +89,7 @@ class SpanTable:
                     labels = facts.labels
                     self._marks[f"{stem}.json"] = SpanEntry(
                         process, facts.id, labels.experiment, uid, labels.user, facts.started_ns,
-                        reported=True,
+                        window=facts.name if windows else "", reported=True,
                     )  # fmt: skip
 
     def uid_of(self, name: str) -> int | None:
@@ -120,12 +124,13 @@ class SpanTable:
             entered_ns = max(min(said.entered_boottime_ns + shift_ns, now_ns), began_ns)
             self._marks[name] = SpanEntry(
                 process,
-                self._workload(name, process, said.experiment),
+                self._workload(name, process, said),
                 said.experiment,
                 uid,
                 user,
                 entered_ns,
                 None if left_ns is None else max(left_ns, entered_ns),
+                said.window,
             )
         return True
 
@@ -205,22 +210,26 @@ class SpanTable:
             entry.used = True
         return msgspec.structs.replace(process, marks=tuple(entry.span for entry in own))
 
-    def _workload(self, name: str, process: Process, experiment: str) -> WorkloadId:
+    def _workload(self, name: str, process: Process, said: SpanFile) -> WorkloadId:
         """One for each entry of a block; of very many, the later ones add to the last."""
         same = [
             entry.workload for entry in self._marks.values()
-            if (entry.process, entry.experiment) == (process, experiment)
+            if (entry.process, entry.experiment) == (process, said.experiment)
         ]  # fmt: skip
         if len(same) >= MOST_RUNS:
             return same[-1]
-        return WorkloadId(SCHEDULER, span_id(name.removesuffix(".json"), self._clock.epoch))
+        head, _, number = name.removesuffix(".json").rpartition("-")
+        chain = f"{said.within}_{number}" if said.within else number
+        outermost, *windows = chain.split("_")
+        run = span_id(f"{head}-{outermost}", self._clock.epoch)
+        return WorkloadId(SCHEDULER, "_".join([run, *windows]))
 
     def _facts(self, workload: WorkloadId) -> WorkloadFacts:
         same = [e for e in self._marks.values() if e.workload == workload]
         ends = [e.left_ns for e in same if e.left_ns is not None]
         return WorkloadFacts(
             id=workload,
-            name=same[0].experiment,
+            name=same[0].window or same[0].experiment,
             labels=Labels(same[0].user, "", same[0].experiment),
             started_ns=min(e.entered_ns for e in same),
             ended_ns=max(ends) if len(ends) == len(same) else None,

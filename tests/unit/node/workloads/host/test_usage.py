@@ -202,3 +202,20 @@ def test_the_kernels_own_files_are_read() -> None:
     assert found is not None and found.cores >= 1
     assert 0 < found.resident_bytes < found.installed_bytes
     assert 0 < found.uses[0].cpu_ns < found.busy_ns
+
+
+def test_a_cgroup_that_is_removed_while_it_is_walked_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, pid in (("step_0", 7), ("step_1", 8)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").write_text(f"{pid}\n")
+    scandir = os.scandir
+
+    def removed(path: str | Path) -> object:
+        if Path(path).name == "step_0":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removed)
+    assert list(cgroup_counters.pids(tmp_path)) == [8]

@@ -23,7 +23,7 @@ from joulebook.core.workloads import WorkloadFacts, merged
 from joulebook.kubernetes_api.server import ApiError, ApiServer
 from joulebook.kubernetes_api.watch import Watch
 from joulebook.node.workloads.contract import NOTHING_HELD, Before, Holdings
-from joulebook.node.workloads.kubernetes import allocation
+from joulebook.node.workloads.kubernetes import allocation, source
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodTree
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, KubeletError, ListedPod
 from joulebook.node.workloads.kubernetes.kubelet_poller import KubeletPoller
@@ -209,6 +209,7 @@ class Still:
         """`running` are the uids of pods whose cgroups are there when the daemon starts."""
         monkeypatch.setattr(KubeletPoller, "start", lambda _: None)
         monkeypatch.setattr(Watch, "start", lambda _: None)
+        monkeypatch.setattr(source, "_RETRY_S", 86_400.0)  # no scan by the clock of the machine
         monkeypatch.setattr(allocation, "has_processes", lambda path: path in self.populated)
         self.clock = clock or StillClock()
         self.before = before

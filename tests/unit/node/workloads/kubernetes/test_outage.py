@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.scale import scaled
 from tests.unit.node.workloads.kubernetes.pod_world import Still, of, uid_of
 
 from joulebook.kubernetes_api.server import ApiError, ApiServer
@@ -122,10 +123,10 @@ def test_pods_that_came_and_went_in_a_day_are_booked_and_named_afterwards(
     node = Still(short_tmp_path, monkeypatch)
     node.hear()
     node.api_fails()  # the outage begins
-    pods = {f"p{n}": uid_of(n) for n in range(DAY_S // 60)}
+    pods = {f"p{n}": uid_of(n) for n in range(min(scaled(150), DAY_S // 60))}
     lives = {}
     for n, (name, uid) in enumerate(pods.items()):
-        node.clock.t_ns = max(node.clock.t_ns, n * 60 * NS_PER_S)
+        node.clock.t_ns = max(node.clock.t_ns, n * DAY_S // len(pods) * NS_PER_S)
         lives[f"{name}.{uid[:8]}"] = live(node, name, uid)
     booked = {who: {(c.t0_ns, c.t1_ns) for c in claims} for who, claims in node.closed.items()}
     assert booked == {who: {life} for who, life in lives.items()}

@@ -118,6 +118,8 @@ slurmd: Gres Name=shard Type=a100 Count=2 Index=3 ID=1918986455 File=/dev/nvidia
     assert gres is not None and gres.shards("0") == 2
     ranged = parse_slurmd_g("Gres Name=gpu Count=2 Index=0 ID=1 File=/dev/nvidia[4-5] (null)")
     assert files(ranged) == ["/dev/nvidia4", "/dev/nvidia5"]
+    loud = "Gres Name=GPU Type=a100 Count=1 Index=0 ID=7696487 File=/dev/nvidia2 (null)"
+    assert files(parse_slurmd_g(loud)) == ["/dev/nvidia2"]
     assert parse_slurmd_g("slurmd: error: nothing") is None
     assert parse_slurmd_g("Gres Name=gpu Count=2 ID=1 (null)") is None
 
@@ -151,6 +153,7 @@ BY_TURNS = "".join(
         ("gpu:A100:2,gpu:v100:2", V100_FIRST, [2, 3, 0, 1]),
         ("gpu:a100:2,gpu:v100:2", BY_TURNS, [1, 3, 0, 2]),
         ("gpu:a100:2", BY_TURNS, [1, 3]),
+        ("gpu:v100:1,gpu:a100:2,gpu:v100:1", BY_TURNS, [0, 2, 1, 3]),
         ("gpu:a100:1,gpu:v100:2", V100_FIRST, [2, 0, 1]),
         ("gpu:4", BY_TURNS, [0, 1, 2, 3]),
         ("gpu:2", V100_FIRST, [0, 1]),

@@ -12,6 +12,7 @@ from joulebook.node.workloads.slurm.gres_conf import find_program, find_slurm_co
 from joulebook.node.workloads.slurm.gres_maps import GresMaps, is_only_asked
 
 TWO = GresMap((Position("/dev/nvidia0"), Position("/dev/nvidia1")))
+SWAPPED = GresMap(TWO.positions[::-1])
 
 
 def known(maps: GresMaps) -> GresMap | None:
@@ -60,8 +61,70 @@ def test_an_edit_counts_once_slurmd_has_read_it(
     assert len(caplog.records) == 1
     assert "has not read it" in caplog.text
     now = see("slurm.conf", "cgroup.conf", "gres.conf")
-    assert now == GresMap((Position("/dev/nvidia1"), Position("/dev/nvidia0")))
+    assert now == SWAPPED
     inotify.close()
+
+
+@pytest.mark.parametrize(
+    ("seen", "after", "expected"),
+    [
+        (True, "", TWO),
+        (False, "", None),
+        (True, "slurmd", SWAPPED),
+        (False, "slurmd", SWAPPED),
+        (True, "reconfigure", SWAPPED),
+        (False, "reconfigure", SWAPPED),
+        (False, "same", TWO),
+    ],
+)
+def test_an_edit_before_a_restart_of_the_daemon_counts_once_slurmd_has_read_it(
+    tmp_path: Path, seen: bool, after: str, expected: GresMap | None
+) -> None:
+    """`seen`: the daemon before knew of the edit. `after`: what happened after it."""
+    conf, gres, proc = tmp_path / "slurm.conf", tmp_path / "gres.conf", tmp_path / "proc"
+    conf.write_text("NodeName=n1 Gres=gpu:2\n")
+    gres.write_text("Name=gpu File=/dev/nvidia[0-1]\n")
+    process = proc / "77"
+    process.mkdir(parents=True)
+    (process / "cmdline").write_bytes(b"/usr/sbin/slurmd\0-D\0")
+
+    def started(ticks: int) -> None:
+        (process / "stat").write_text(f"77 (slurmd) S 1 77 77 0{' 0' * 14} {ticks}")
+
+    started(0)
+    before = GresMaps(conf, slurmd="", kept=tmp_path / "kept", proc=proc)
+    assert known(before) == TWO
+    edit(gres, f"Name=gpu File=/dev/nvidia[{'0-1' if after == 'same' else '1,0'}]\n")
+    if seen:
+        assert known(before) == TWO
+    if after == "slurmd":
+        started((time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3_600 * 10**9) // 10**7)
+    elif after == "reconfigure":
+        reads(before, tmp_path)
+    maps = GresMaps(conf, slurmd="", kept=tmp_path / "kept", proc=proc)
+    assert known(maps) == expected
+    reads(maps, tmp_path)
+    assert known(maps) == (TWO if after == "same" else SWAPPED)
+
+
+def reads(maps: GresMaps, directory: Path) -> None:
+    """What a reconfigured slurmd does."""
+    maps._loaded_ns = 0  # long ago
+    inotify = Inotify()
+    maps.watch(inotify)
+    for name in ("slurm.conf", "gres.conf"):
+        (directory / name).read_text()
+    for event in inotify.read():
+        maps.handle(event)
+    inotify.close()
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{", '{"nodes": 7}', "{}" * 700_000])
+def test_what_the_daemon_before_did_not_write_is_nothing(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "slurm.conf").write_text("NodeName=n1 Gres=gpu:2\n")
+    (tmp_path / "gres.conf").write_text("Name=gpu File=/dev/nvidia[0-1]\n")
+    (tmp_path / "kept").write_text(kept)
+    assert known(GresMaps(tmp_path / "slurm.conf", slurmd="", kept=tmp_path / "kept")) == TWO
 
 
 def test_who_only_asks_what_slurmd_would_read(tmp_path: Path) -> None:

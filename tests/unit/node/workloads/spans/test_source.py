@@ -130,6 +130,40 @@ def test_a_child_is_under_the_marks_of_its_parent_and_may_have_its_own(node: Nod
             child.wait()
 
 
+def test_a_window_is_a_part_of_its_run_and_one_in_it_of_both(node: Node) -> None:
+    with experiment("bert") as run:
+        node.until(("bert", False))
+        with run.window("epoch") as epoch:
+            node.until(("bert", False), ("bert", False))
+            with epoch.window("validate") as inner:
+                node.until(*[("bert", False)] * 3)
+        node.until(("bert", True), ("bert", True), ("bert", False))
+    node.until(*[("bert", True)] * 3)
+    names = {fact.id.workload: fact.name for fact in node.facts.values()}
+    assert names == {run.id: "bert", epoch.id: "epoch", inner.id: "validate"}
+
+
+def test_a_window_is_known_again_after_a_restart(tmp_path: Path, node: Node) -> None:
+    with experiment("bert") as run, run.window("epoch") as epoch:
+        node.until(("bert", False), ("bert", False))
+        before = Before(tuple(node.facts.values()), last_ns=node.clock.now_ns())
+        again = SpanWorkloads(node.clock, tmp_path / "other", user_of=lambda uid: f"u{uid}")
+        again.open(lambda t_ns: None, before)
+        try:
+            process = ProcessUse(os.getpid(), 1)
+            reading = Reading(GPU, node.clock.now_ns(), processes=(process,))
+            (marked,) = again.marked(reading).processes or ()
+        finally:
+            again.close()
+        assert {span.workload.workload for span in marked.marks} == {run.id, epoch.id}
+
+
+@pytest.mark.parametrize("within", ["x", "1_", "1__2", "-1", "1_2_3_4_5_6_7_8_9", "1" * 10, 1])
+def test_a_window_of_nothing_that_can_be_is_rejected(node: Node, within: object) -> None:
+    node.write(mine(), said(within=within, window="epoch"))
+    node.until_rejected("bad_field")
+
+
 def test_inside_a_job_of_a_scheduler_a_mark_changes_nothing(node: Node) -> None:
     with experiment("mine"):
         node.until(("mine", False))

@@ -9,20 +9,15 @@ from joulebook.lab.collected.database import refuse_downgrade as downgrade
 
 __all__ = ["downgrade", "upgrade"]
 
-revision, down_revision = "0012", "0011"
+revision, down_revision = "0013", "0012"
 
 
 def upgrade() -> None:
-    """Add two tables, and a column to grants."""
+    """Add a table, and a column to grants."""
     op.add_column("lab_grants", Column("accounts", Text, nullable=False, server_default="[]"))
     op.create_table(
         "lab_forgotten",
         Column("digest", Text, primary_key=True),
         Column("kind", Text, nullable=False),
-        Column("pseudonym", Text, nullable=False),
-    )
-    op.create_table(
-        "lab_secrets",
-        Column("name", Text, primary_key=True),
-        Column("value", Text, nullable=False),
+        Column("alias", Text, nullable=False),
     )

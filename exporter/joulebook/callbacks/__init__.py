@@ -1,0 +1,1 @@
+"""Callbacks of training frameworks, each a module of its own that loads its framework."""

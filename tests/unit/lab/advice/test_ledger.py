@@ -1,0 +1,92 @@
+"""Advice on a collected ledger: every kind, ranked, and only of what may be seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.lab.advice.ledger import NOW_S, filled
+
+from joulebook.core.money.rates import NANO
+from joulebook.lab.advice.advise import MonthAdvice, by_kind, of_month, ranked
+from joulebook.lab.advice.model import Advice, AdviceKind
+from joulebook.lab.advice.read import Rows
+from joulebook.lab.collected.database import opened
+from joulebook.units import UJ_PER_KWH
+
+K = AdviceKind
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return filled(tmp_path_factory.mktemp("advice"))
+
+
+@pytest.fixture(scope="module")
+def found(url: str) -> MonthAdvice:
+    with opened(url) as database:
+        return of_month(database, 202611, NOW_S)
+
+
+def line(found: MonthAdvice, kind: AdviceKind) -> Advice:
+    (only,) = [each for each in found.lines if each.kind is kind]
+    return only
+
+
+def test_idle_time_is_split_and_costs_what_was_charged(found: MonthAdvice) -> None:
+    hours = {K.GPUS: 12, K.AFTER_WORK: 8, K.IDLE: 1}
+    for kind, idle_h in hours.items():
+        saving = line(found, kind).saving
+        assert saving is not None
+        assert saving.energy_uj == idle_h * UJ_PER_KWH // 10
+        assert saving.money["EUR"] == pytest.approx(23 * NANO * idle_h / 21, abs=2)
+        assert [each.shown for each in line(found, kind).jobs] == ["101"]
+
+
+def test_size_start_and_power_limit(found: MonthAdvice) -> None:
+    assert "partition small (24 GiB a card)" in line(found, K.MEMORY).next_step
+    assert "asked for 48.0 h" in line(found, K.TIME_LIMIT).evidence
+    starts = {each.labels.user: each for each in found.lines if each.kind is K.START}
+    assert set(starts) == {"bob", "eve"}
+    saving = starts["bob"].saving
+    assert saving is not None
+    # 4 kWh at noon, at 0.3 EUR, would have waited for the night at 0.1.
+    assert saving.money["EUR"] == pytest.approx(4 * 0.2 * NANO, rel=1e-6)
+    assert saving.co2e_ug == pytest.approx(4 * 200 * 1e6, rel=1e-6)
+    assert "at once (0.1 EUR/kWh)" in starts["bob"].next_step
+    limit = line(found, K.POWER_LIMIT)
+    assert "3 runs at 500 W against 3 at 700 W: 21.2% less energy, +12.5% time" in limit.evidence
+    assert found.missing == ()
+
+
+def test_the_greatest_saving_is_first_and_claims_of_nothing_are_last(found: MonthAdvice) -> None:
+    for by in ("money", "kwh", "co2e"):
+        lines = ranked(found.lines, by)
+        claimed = [each.saving is not None for each in lines]
+        assert claimed == sorted(claimed, reverse=True)
+    assert found.lines[0].kind is K.GPUS
+    assert ranked(found.lines, "kwh")[0].kind in {K.GPUS, K.POWER_LIMIT}
+    sums = by_kind(found)
+    assert sums["lab", "nlp", K.GPUS].energy_uj == 12 * UJ_PER_KWH // 10
+    assert all(kind not in {K.MEMORY, K.TIME_LIMIT} for *_, kind in sums)
+
+
+def test_only_rows_that_may_be_seen(url: str) -> None:
+    with opened(url) as database:
+        bobs = of_month(database, 202611, NOW_S, Rows("o.person = ?", ["bob"]))
+        nothing = of_month(database, 202611, NOW_S, Rows("1 = 0"))
+        before = of_month(database, 202610, NOW_S)
+    assert {each.labels.user for each in bobs.lines} == {"bob"}
+    assert "ada" not in repr(bobs)
+    assert (nothing.lines, nothing.missing) == ((), ())
+    assert before.lines == ()
+
+
+def test_what_is_not_in_the_ledger_is_said(tmp_path: Path) -> None:
+    from tests.unit.lab.web.served import filled as plain
+
+    with opened(plain(tmp_path)) as database:
+        found = of_month(database, 202611, NOW_S)
+    assert len(found.missing) == 4
+    assert json.dumps(found.missing).count("no ") == 4
