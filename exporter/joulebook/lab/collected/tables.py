@@ -32,7 +32,7 @@ from joulebook.lab.collected.statements import (
     statements,
 )
 
-HEAD = "0013"
+HEAD = "0014"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -296,11 +296,10 @@ Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
-# Names that are replaced in what comes: a keyed hash of each, and what stands for it; the key.
+# Names that are replaced in what comes: a keyed hash of each, and what stands for it.
 Table(
     "lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias")
 )  # fmt: skip
-Table("lab_secrets", METADATA, Column("name", Text, primary_key=True), *_texts("value"))
 # Statements and notices that went out: `period` is a month, or a day in UTC seconds.
 Table(
     "lab_sent", METADATA, Column("kind", Text, nullable=False), *_longs("period"),
