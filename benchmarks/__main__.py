@@ -15,7 +15,7 @@ from benchmarks.machine import describe, pin
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "cost": "CPU and memory of the daemon beside its peers, by size of the node, and by stage",
-    "start": "CPU time of a start, of `joulebook health`, and of `import joulebook`",
+    "start": "CPU time of a start, of `joulebook health`, of `import joulebook`, of a callback",
     "scrape": "latency of /metrics beside the peers",
     "boundary": "from a job's start to the first reading",
     "accuracy": "error of a job's energy, by method",

@@ -74,19 +74,7 @@ def _found(
     if not (job or experiment):
         raise ConfigError("no SLURM_JOB_ID here: give job= or experiment=")
     query = {"job": str(job), "experiment": experiment, "user": user, "account": account}
-    if not (ledger or lab):
-        try:
-            runs = ask(query).runs
-        except SourceError:
-            lab, ledger = os.environ.get(LAB_URL, ""), os.environ.get(LEDGER, "")
-            if not (ledger or lab):
-                raise
-    if lab:
-        runs = _of_lab(lab, query)
-    elif ledger:
-        from joulebook.ledger.run_answer import answer  # noqa: PLC0415 - seldom, and larger
-
-        runs = answer(*_named(str(ledger)), query).runs
+    runs = found_runs(query, str(ledger), lab)
     if job:
         return _whole(job, of_job(runs))
     owners = sorted({run.owner for run in runs} - {""})
@@ -97,7 +85,23 @@ def _found(
     return total(runs) if runs else None
 
 
-def _named(ledger: str) -> tuple[str, str]:
+def found_runs(query: dict[str, str], ledger: str = "", lab: str = "") -> tuple[RunFigures, ...]:
+    """Return the runs that a daemon, lab server or ledger has. Raises a `JoulebookError`."""
+    if not (ledger or lab):
+        try:
+            return ask(query).runs
+        except SourceError:
+            lab, ledger = os.environ.get(LAB_URL, ""), os.environ.get(LEDGER, "")
+            if not (ledger or lab):
+                raise
+    if lab:
+        return _of_lab(lab, dict(query))
+    from joulebook.ledger.run_answer import answer  # noqa: PLC0415 - seldom, and larger
+
+    return answer(*named_ledger(ledger), query).runs
+
+
+def named_ledger(ledger: str) -> tuple[str, str]:
     """Return path and node of `FILE` or `NODE=FILE`."""
     node, is_named, path = ledger.partition("=")
     return (path, node) if is_named and "/" not in node else (ledger, Path(ledger).stem)

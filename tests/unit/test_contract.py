@@ -21,6 +21,7 @@ from joulebook.config.rates import CarbonSection, Price
 from joulebook.core.energy.readings import Component
 from joulebook.core.evidence import Method, Remainder
 from joulebook.core.ledger.export import PATH
+from joulebook.lab.serving.metrics import SERVING
 from joulebook.metrics import dcgm
 from joulebook.metrics.catalogue import BY_NAME
 from joulebook.metrics.exposition import Exposition
@@ -312,3 +313,14 @@ def test_event_files_of_the_hooks() -> None:
 def test_pages() -> None:
     assert {"/healthz", "/readyz"} == OPEN_PATHS, "a scrape never depends on them"
     assert PATH == "/v1/postings"
+
+
+def test_names_of_served_models_are_those_of_the_contract() -> None:
+    shown = {metric.name: (str(metric.kind), metric.labels) for metric in SERVING}
+    of = ("cluster", "account", "experiment", "model_name")  # `cluster`: where a node has one
+    assert shown["joulebook_serving_tokens_total"] == ("counter", (*of, "kind"))
+    assert shown["joulebook_serving_requests_total"] == ("counter", of)
+    assert all(metric.sparse and metric.bare for metric in SERVING)
+    assert not {"job", "instance", "pod", "namespace"} & {
+        label for metric in SERVING for label in metric.labels
+    }

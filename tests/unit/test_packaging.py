@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -64,6 +65,39 @@ def test_a_client_is_less_than_three_mib_to_download(
     packed.close()
     own = Path(str(wheel.filename)).stat().st_size
     assert own + (tmp_path / "msgspec.zip").stat().st_size < 3 * 2**20
+
+
+def test_the_wheel_with_msgspec_is_all_that_a_program_needs(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    wheel.extractall(tmp_path)
+    for file in importlib.metadata.distribution("msgspec").files or ():
+        if file.parts[0] == "msgspec":
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(str(file.locate()), tmp_path / file)
+    program = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import joulebook, joulebook.runs
+with joulebook.experiment("bert", estimate=True) as run, run.window("epoch"):
+    sum(range(1000))
+assert run.known == "modelled, not measured" or "modelled" in run.known, run.known
+assert joulebook.runs.figures(job="1") == {}
+from joulebook.__main__ import main
+sys.argv = ["joulebook", "mark", "bert", "--", "true"]
+assert main() == 0
+sys.argv = ["joulebook", "report"]
+sys.exit(main())
+"""
+    # -S: without what is installed here, the standard library alone.
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", program, str(tmp_path)],
+        env={"JOULEBOOK_MARKS_DIR": str(tmp_path), "JOULEBOOK_SERVER_LISTEN": "127.0.0.1:1",
+             "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith("pip install 'joulebook[cli]'\n")
 
 
 def test_what_is_shipped_under_copyleft_is_named() -> None:

@@ -92,7 +92,7 @@ def _show(database: Database, args: Options, screen: Screen) -> int:
 
 
 def _print(seen: SeenBill, form: str, screen: Screen) -> None:
-    bill, measured, replayed, advice = seen
+    bill, measured, replayed, advice, served = seen
     if replayed:
         Screen(sys.stderr).say(
             f"Warning: {listed(replayed)}: data from a recorded trace (demo or replay): it was not "
@@ -101,7 +101,7 @@ def _print(seen: SeenBill, form: str, screen: Screen) -> None:
     if form == "json":
         screen.say(as_json(bill, measured, advice))
     elif form == "focus":
-        screen.say(as_focus(bill))
+        screen.say(as_focus(bill, served))
     elif form == "csv":
         screen.say(as_csv(bill))
     else:

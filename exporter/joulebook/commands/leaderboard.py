@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,15 +14,7 @@ from joulebook.commands.report.source import source, stretch
 from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.text import several
 from joulebook.config import Config, load
-from joulebook.core.report.dataset import ReportData, Selection
-from joulebook.core.report.leaderboard import (
-    ComparedMetric,
-    Entrant,
-    Expected,
-    Join,
-    against_budget,
-    boards,
-)
+from joulebook.core.report.dataset import Selection
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.leaderboard import demo
@@ -37,14 +28,13 @@ from joulebook.lab.leaderboard.formats import (
     png,
     svg,
 )
-from joulebook.lab.leaderboard.join import Joined, by_experiment, by_run
 from joulebook.lab.leaderboard.mlflow import ENERGY, read_runs, write_back
 from joulebook.lab.leaderboard.model_card import read_card
 from joulebook.lab.leaderboard.plot import draw
-from joulebook.lab.leaderboard.results import Result, metric_of, pick, read_csv
-from joulebook.lab.leaderboard.tables import SAME_HARDWARE, Sheet
-from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.report.wording import listed, nearest
+from joulebook.lab.leaderboard.ranked import Asked, ranked
+from joulebook.lab.leaderboard.results import Result, read_csv
+from joulebook.lab.leaderboard.tables import Sheet
+from joulebook.lab.report.wording import listed
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.untrusted_files import write_named
 
@@ -111,51 +101,10 @@ def main(args: Options) -> int:
 
 
 def _joined(args: Options, config: Config) -> Leaderboard:
+    asked = Asked(tuple(args.experiment), args.metric, args.better or "", args.unit or "",
+                  args.by or "")  # fmt: skip
     results = _results(args)
-    if args.experiment:
-        there = {r.experiment for r in results} - {""}
-        for name in sorted(set(args.experiment) - there):
-            has = nearest(name, there) or "none at all"
-            raise ConfigError(
-                f"--experiment {one_line(name, 60)}: no result belongs to it; known: {has}"
-            )
-        results = [r for r in results if r.experiment in args.experiment]
-    results = pick(results, args.metric)
-    usable = [r for r in results if not r.problem]
-    if not usable:
-        raise ConfigError(f"{results[0].problem}: no result has a value")
-    values = (result.value for result in usable)
-    metric, notes = metric_of(usable[0].metric, values, args.better or "", args.unit or "")
-    account = ReportData("the results' own files", 0, FOREVER_S)
-    if any(r.energy_uj is None for r in usable):
-        account = source(args, config).account(*stretch(args), Selection())
-    how = args.by or ("run" if all(r.run for r in results) else "experiment")
-    runs = by_run([r for r in results if r.run or r.energy_uj is not None], account)
-    joined = runs if how == "run" else by_experiment(metric, results, account)
-    made = boards("", metric, joined.entrants)
-    said = [f"{metric.name}: {note}" for note in notes]
-    if len(made) > 1:
-        said.append(SAME_HARDWARE)
-    said += [f"unknown from {account.source}: {m.value}" for m in account.unknown]
-    return Leaderboard(
-        tuple(made),
-        _expected(metric, runs),
-        tuple(joined.left),
-        (*said, *_sources(joined.entrants, account), *account.warnings),
-        account.source,
-    )
-
-
-def _sources(entrants: Sequence[Entrant], account: ReportData) -> Iterator[str]:
-    """Return the lines that name the sources of the energies."""
-    given = sum(each.join is Join.GIVEN for each in entrants)
-    if given < len(entrants) or not entrants:
-        yield f"Energy: {account.source}"
-    if given:
-        yield (
-            f"Energy of {several(given, 'result')}: as stated in the authors' files, not "
-            "measured here"
-        )
+    return ranked(results, asked, lambda: source(args, config).account(*stretch(args), Selection()))
 
 
 def _results(args: Options) -> list[Result]:
@@ -168,24 +117,6 @@ def _results(args: Options) -> list[Result]:
         found += read_runs(args.mlflow, args.experiment)
     if not found:
         raise ConfigError("no results: give a file (CSV or a model card), --mlflow or --demo")
-    return found
-
-
-def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
-    """Return expected energies by GPU model and experiment, from the runs with complete energy."""
-    found: dict[str, dict[str, list[Expected]]] = {}
-    for gpu in {entrant.gpu for entrant in runs.entrants}:
-        groups: dict[str, list[Entrant]] = {}
-        for entrant in runs.entrants:
-            if entrant.gpu == gpu and not entrant.partial:
-                groups.setdefault(entrant.experiment, []).append(entrant)
-        made = {
-            name: against_budget(metric, group)
-            for name, group in sorted(groups.items())
-            if name and len(group) > 1
-        }
-        if made:
-            found[gpu] = made
     return found
 
 

@@ -115,6 +115,13 @@ class LabSection(Section, frozen=True):
         bool,
         doc("Take the coordinators of accounts from sacctmgr, too, every ten minutes."),
     ] = False
+    results: Annotated[
+        dict[str, str],
+        doc(
+            "Results that everybody finds under leaderboards, ranked by the energy of their own "
+            'runs: "name" = a CSV file, a model card, or an MLflow store (https://...).'
+        ),
+    ] = {}
     admin_comment: Annotated[
         bool,
         doc(

@@ -105,6 +105,11 @@ text comment "$SLURM_JOB_COMMENT"
 text node "$node"
 text cluster "$SLURM_CLUSTER_NAME"
 number het_job_id "$SLURM_HET_JOB_ID"
+# Newer versions of SLURM say when the job must have ended.
+case $SLURM_JOB_START_TIME/$SLURM_JOB_END_TIME in
+    *[!0-9/]*) ;;
+    [1-9]?????????/[1-9]?????????) number time_limit_s "$((SLURM_JOB_END_TIME - SLURM_JOB_START_TIME))" ;;
+esac
 text boot_id "$boot_id"
 number start_uptime_ms "$uptime_ms"
 body="$body}"

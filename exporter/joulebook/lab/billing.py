@@ -173,9 +173,8 @@ def refuse_unknown(database: Database, who: BilledOwner, name: str) -> None:
     """Raise `ConfigError` for an owner that nothing was booked to, suggesting similar ones."""
     asked = (who.account, who.person, who.experiment)
     there = bills.owners(database)
-    if who.remainder or any(
-        all(part in {"", known} for part, known in zip(asked, each, strict=True)) for each in there
-    ):
+    parts = max((n for n, part in enumerate(asked, start=1) if part), default=0)
+    if who.remainder or any(each[:parts] == asked[:parts] for each in there):
         return
     of_account = {"/".join(each) for each in there if each[0] == who.account}
     has = nearest("/".join(asked).rstrip("/"), of_account or {each[0] for each in there})

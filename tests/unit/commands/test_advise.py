@@ -45,7 +45,7 @@ def test_a_ranked_table_with_evidence_and_next_steps(say: Any) -> None:
     assert "nlp/ada/bert (lab)" in first
     assert "13.14" in first
     assert "  1. 1 job used 1 of 2 GPUs" in out
-    assert "Jobs: 101." in out
+    assert "Jobs: 101 (13.14 EUR)." in out
 
 
 def test_json_sorted_and_of_one_account(say: Any) -> None:

@@ -149,6 +149,7 @@ def test_a_correction_counts_in_the_month_that_is_named(
     ("option", "value", "said"),
     [
         ("--from", "nlpp", "--from nlpp: nothing was ever booked to it; known: nlp"),
+        ("--to", "nlp//bert", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--to", "nlp/ada/bret", "nothing was ever booked to it; known: nlp/ada/bert"),
         ("--currency", "XXX", "--currency XXX: EUR is billed"),
         ("--cost", "1e400", "expected an amount like 12.50"),
@@ -379,6 +380,34 @@ def test_rows_by_focus(october: Node, capsys: pytest.CaptureFixture[str]) -> Non
     assert nlp["BilledCost"] == "0.600000000"
     assert (nlp["ConsumedQuantity"], nlp["ConsumedUnit"]) == ("3.000000000", "kWh")
     assert json.loads(nlp["Tags"]) == {"user": "ada", "experiment": "bert"}
+
+
+def test_models_that_were_served_have_rows_of_their_own_by_focus(
+    october: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are taken out of their owner's row: the bill stays the same."""
+    with opened(os.environ["JOULEBOOK_COLLECT_URL"]) as database:
+        (number,) = database.rows("SELECT id FROM workloads WHERE workload = '101'")[0]
+        quarter_s = OCTOBER_S + 900
+        rows = [("llama", "gpu", "", 0, KWH, 0, 0), ("llama", "gpu", "", 1, KWH // 2, 0, 0),
+                ("llama", "electricity", "EUR", 0, 0, 200_000_000, 0),
+                ("llama", "electricity", "EUR", 1, 0, 50_000_000, 7),
+                ("other", "electricity", "EUR", 0, 9_000, 0, 0)]  # fmt: skip
+        database.upsert("served", [(number, quarter_s, *row) for row in rows])
+        owner = (quarter_s, "nlp", "bert", "llama")
+        database.upsert("tokens", [(*owner, "output", number, 5000)])
+    assert run("bill", "show", "2026-10", "--format", "focus") == 0
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert sum(float(row["BilledCost"]) for row in found) == pytest.approx(1.2)
+    model, rest = (row for row in found if row["SubAccountId"] == "nlp")
+    assert (model["ResourceType"], model["ResourceName"]) == ("model", "llama")
+    assert (model["BilledCost"], rest["BilledCost"]) == ("0.250000000", "0.350000000")
+    assert (model["ConsumedQuantity"], rest["ConsumedQuantity"]) == ("1.500000000", "1.500000000")
+    assert json.loads(model["Tags"]) == {
+        "user": "ada", "experiment": "bert", "model": "llama", "output": "5000",
+    }  # fmt: skip
+    # What is more than its owner was billed has no row: a correction has moved it.
+    assert not any(row["ResourceName"] == "other" for row in found)
 
 
 WRONG_RULES = {

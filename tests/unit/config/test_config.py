@@ -228,6 +228,7 @@ DEFAULTS = {
         },
         "kubernetes": False,
         "slurm_coordinators": False,
+        "results": {},
         "admin_comment": False,
     },
     "serving": {

@@ -10,6 +10,9 @@ import click
 from joulebook.commands.shared.options import AT_LAB, FILE, all_of, option
 from joulebook.lab.report.formats import FORMATS, LENGTHS
 
+PARQUET = "parquet"
+"""The format that is no text, and so needs a file."""
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -161,10 +164,10 @@ def statement() -> Callable[[F], F]:
         option(
             "--format",
             heading=heading,
-            type=click.Choice(FORMATS),
-            help="Output format: text (default), markdown, latex, json (see docs/schema), csv "
-            "(one line per run), html (one self-contained page); and the forms hf (model card "
-            "metadata), boamps, eu-gpai (Model Documentation Form), cyclonedx, spdx, sci.",
+            type=click.Choice((*FORMATS, PARQUET)),
+            help="Output format: text (default), markdown, latex, json (see docs/schema), csv and "
+            "parquet (one line per run), html (one self-contained page); and the forms hf (model "
+            "card metadata), boamps, eu-gpai (Model Documentation Form), cyclonedx, spdx, sci.",
         ),
         option(
             "--length",

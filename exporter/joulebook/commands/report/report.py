@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from joulebook.commands.report import past
-from joulebook.commands.report.options import from_where, which_runs
+from joulebook.commands.report.options import PARQUET, from_where, which_runs
 from joulebook.commands.report.options import past as before_us
 from joulebook.commands.report.options import statement as statement_options
 from joulebook.commands.report.source import (
@@ -59,12 +59,18 @@ def write_statement(args: Options, config: Config) -> int:
     name = args.format or "text"
     if args.length is not None and name not in FOR_PEOPLE:
         raise ConfigError(f"--length: {name} has one length; expected {', '.join(FOR_PEOPLE)}")
-    render = renderer(name, args.length or "full")
+    if name == PARQUET and (args.output is None or args.sign is not None):
+        raise ConfigError(f"--format {PARQUET}: give --output FILE, without --sign")
     basis, anew = _gather(args, config)
     made = statement.make(*basis, anew)
     if args.rows is not None or args.sign is not None:
         made = msgspec.structs.replace(made, rows_sha256=rows.digest(basis))
-    text = render(made)
+    if name == PARQUET:
+        _save("--output", args.output, rows_parquet.write_runs(made))
+        if args.rows is not None:
+            _save_rows(args.rows, basis)
+        return 0
+    text = renderer(name, args.length or "full")(made)
     signed = "" if args.sign is None else signature.sign(text, args.sign)
     if args.output is None:
         for line in text.splitlines():
@@ -72,11 +78,15 @@ def write_statement(args: Options, config: Config) -> int:
     else:
         _save("--output", args.output, text)
     if args.rows is not None:
-        form = rows_parquet if args.rows.suffix == rows_parquet.SUFFIX else rows
-        _save("--rows", args.rows, form.write(basis))
+        _save_rows(args.rows, basis)
     if signed:
         _save("--sign", args.output.with_name(args.output.name + signature.SUFFIX), signed)
     return 0
+
+
+def _save_rows(path: Path, basis: rows.Basis) -> None:
+    form = rows_parquet if path.suffix == rows_parquet.SUFFIX else rows
+    _save("--rows", path, form.write(basis))
 
 
 def _gather(args: Options, config: Config) -> tuple[rows.Basis, statement.Recharge | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
+from joulebook.core import units_text
 from joulebook.core.money.rates import NANO
 from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import ENERGY, in_column
@@ -35,7 +36,7 @@ def show_advice(advice: MonthAdviceOut, screen: Screen, most: int | None = None)
             screen.say(text)
         screen.say()
     for n, line in enumerate(lines, 1):
-        jobs = ", ".join(one_line(job.job, 60) for job in line.jobs)
+        jobs = ", ".join(f"{one_line(job.job, 60)}{_cost(job.saving)}" for job in line.jobs)
         said = f"{line.evidence}. {line.next_step}" + (f" Jobs: {jobs}." if jobs else "")
         for text in wrap(one_line(said, _LONGEST * 4), screen.width, f"{n:>3}. "):
             screen.say(text)
@@ -54,6 +55,12 @@ def _owner(line: AdviceOut) -> str:
     owner = BilledOwner("", line.account, line.user, line.experiment)
     cluster = f" ({line.cluster})" if line.cluster else ""
     return one_line(f"{owner}{cluster}", 80)
+
+
+def _cost(saving: SavingOut) -> str:
+    """Return the money of one job in brackets; empty: none is claimed."""
+    money = [units_text.money(_units(text, NANO), c) for c, text in saving.money.items()]
+    return f" ({', '.join(money)})".replace("\u202f", " ") if money else ""
 
 
 def _figures(savings: Sequence[SavingOut | None]) -> list[FigureColumn]:

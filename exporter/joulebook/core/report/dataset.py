@@ -17,6 +17,7 @@ from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
+from joulebook.core.report.serving import ServedMonth
 from joulebook.core.workloads import Labels, WorkloadId
 
 WHOLE_METER = "*"
@@ -226,6 +227,7 @@ class ReportData(msgspec.Struct, frozen=True):
         replayed: Meters that replayed a recorded trace.
         cut: Workloads known to reach beyond [since, until) although their times are unknown.
         audits: What is known of each counter against power, now.
+        served: Models that were served, by month.
 
     """
 
@@ -245,6 +247,7 @@ class ReportData(msgspec.Struct, frozen=True):
     replayed: frozenset[tuple[str, Meter]] = frozenset()
     cut: frozenset[WorkloadId] = frozenset()
     audits: Mapping[tuple[str, Meter], Audit] = {}
+    served: tuple[ServedMonth, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:

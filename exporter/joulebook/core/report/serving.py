@@ -188,3 +188,10 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
         """Return an amount per 1,000 tokens or requests, rounded; `None`: there were none."""
         count = self.counts.get(kind, 0)
         return (amount * 1000 + count // 2) // count if count else None
+
+
+class ServedMonth(NamedTuple):
+    """A model that was served in a month (`2026-11`)."""
+
+    month: str
+    model: ServedModel

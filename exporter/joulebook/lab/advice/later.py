@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from joulebook.core import units_text
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.lab.advice.model import (
     Advice,
@@ -77,9 +78,10 @@ def advise(
             best += (choice.at_once - choice.best) * job.energy_uj
             savings.append(JobSaving(job.shown, _saving(job, site, arrival, hours, window_h)))
         saving = together(each.saving for each in savings)
-        if not savings or not _worth(saving, mine):
+        if best <= 0 or not _worth(saving, mine):
             continue
-        said = f"{chosen / best:.0%} of what perfect foresight would have saved" if best else ""
+        least = _said(site, best / UJ_PER_KWH * site.pue)
+        said = f"{chosen / best:.0%} of the {least} that the best starts would have saved"
         yield Advice(
             kind=AdviceKind.START,
             cluster=cluster,
@@ -96,6 +98,13 @@ def advise(
             ),
             jobs=greatest(savings),
         )
+
+
+def _said(site: SiteCurves, amount: float) -> str:
+    """Return an amount of what the curve that decides is of."""
+    if site.guide is site.price:
+        return units_text.money(int(amount), site.currency).replace("\u202f", " ")
+    return f"{units_text.co2e(int(amount))} CO2e".replace("\u202f", " ")
 
 
 def _saving(job: JobUse, site: SiteCurves, arrival: int, hours: int, window_h: int) -> Saving:

@@ -27,12 +27,14 @@ from joulebook.core.report.dataset import (
     subject_of,
 )
 from joulebook.core.report.parts import Part, put_together
+from joulebook.core.report.serving import ServedMonth
 from joulebook.core.workloads import Labels, WorkloadId
 from joulebook.lab.collected.bills import replayed_meters
 from joulebook.lab.collected.database import Database, Row, one_by_some, opened
 from joulebook.lab.collected.months import after, month_of
 from joulebook.lab.collected.quarters import QuarterHours
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.served_query import by_month
 from joulebook.units import NS_PER_S
 
 _EXTRA = msgspec.json.Decoder(dict[str, str])
@@ -168,11 +170,12 @@ def account(
             *_late(nodes, postings, until_s),
         ),
         replayed=replayed,
+        served=_served(database, span, wanted),
     )
 
 
-def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
-    """Return the selected workloads, with their current labels."""
+def _of_owners(wanted: Selection) -> tuple[list[str], list[object]]:
+    """Return the conditions on owners `o` and workloads `w` (SQL)."""
     parts: list[str] = []
     values: list[object] = []
     for column, names in (
@@ -184,6 +187,22 @@ def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkloa
         if names:
             parts.append(f"{column} IN ({_marks(names)})")
             values += sorted(names)
+    return parts, values
+
+
+def _served(
+    database: Database, span: tuple[int, int], wanted: Selection
+) -> tuple[ServedMonth, ...]:
+    """Return the models that the selected owners served; of single runs that is not kept apart."""
+    if wanted.workloads or wanted.jobs:
+        return ()
+    parts, values = _of_owners(wanted)
+    return tuple(by_month(database, span, " AND ".join(parts) or "1 = 1", values))
+
+
+def _workloads(database: Database, wanted: Selection) -> dict[int, ReportWorkload]:
+    """Return the selected workloads, with their current labels."""
+    parts, values = _of_owners(wanted)
     if wanted.workloads:
         marks, names = _marks(wanted.workloads), wanted.workloads
         parts.append(

@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, Exact, Item
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.serving import (
     QUARTER_S,
     BookedItem,
     Counts,
     Produced,
-    ServedModel,
     divided,
     phase,
 )
 from joulebook.lab.collected import compact, report_query
-from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.months import DAY_S, after, begin_s
 from joulebook.lab.collected.rollup import closed_to
+from joulebook.lab.collected.served_query import ENERGY, PHASES
 from joulebook.lab.collected.tokens import add_totals
-
-ENERGY = ("gpu", "host")
-"""Items of energy: of GPUs, and of all else that is measured of the host."""
-_OF_PHASE = {Produced.PROMPT: "prefill", Produced.OUTPUT: "decode"}
 
 
 def settle(database: Database, now_s: int, back_s: int = DAY_S + 2 * 3600) -> int:
@@ -97,8 +92,8 @@ def _joined(
                     found[name, item, currency, idle] = exact(amount)
         kind = phase(models[name])
         if kind is not None and len(models) == 1:
-            found[name, _OF_PHASE[kind], "", 0] = Exact(energy_uj)
-            found[name, f"{_OF_PHASE[kind]}_tokens", "", 0] = Exact(models[name][kind])
+            found[name, PHASES[kind], "", 0] = Exact(energy_uj)
+            found[name, f"{PHASES[kind]}_tokens", "", 0] = Exact(models[name][kind])
     return found
 
 
@@ -197,70 +192,3 @@ def _served(
         if any(parts):
             found[number, quarter_s][name, item, currency, idle] = Exact(*parts)
     return found
-
-
-_OWNER = "o.account, o.person, o.experiment"
-
-
-def models(
-    database: Database, span: tuple[int, int], where: str = "1 = 1", values: Sequence[object] = ()
-) -> list[ServedModel]:
-    """Return the models served in [from, to) by owner, where both tokens and energy are known.
-
-    `where` chooses owners `o`.
-    """
-    known: dict[tuple[str, ...], dict[Produced, int]] = defaultdict(dict)
-    for *who, kind, high, low in database.rows(
-        f"SELECT {_OWNER}, t.model_name, t.kind, {halves('t.tokens')} FROM tokens t"  # noqa: S608
-        " JOIN workloads w ON w.id = t.workload JOIN owners o ON o.id = w.owner"
-        " WHERE t.quarter_s >= ? AND t.quarter_s < ? AND EXISTS (SELECT 1 FROM served s"
-        f" WHERE s.workload = t.workload AND s.quarter_s = t.quarter_s) AND {where}"
-        f" GROUP BY {_OWNER}, t.model_name, t.kind",
-        [*span, *values],
-    ):
-        known[tuple(who)][Produced(kind)] = wholes((high, low))[0]
-    items: dict[tuple[str, ...], _Sums] = defaultdict(_Sums)
-    for *who, item, currency, idle, w1, w2, n1, n2, r1, r2 in database.rows(
-        f"SELECT {_OWNER}, s.model_name, s.item, s.currency, s.idle,"  # noqa: S608
-        f" {halves('s.whole', 's.nano', 's.rest')} FROM served s"
-        " JOIN workloads w ON w.id = s.workload JOIN owners o ON o.id = w.owner"
-        f" WHERE s.quarter_s >= ? AND s.quarter_s < ? AND {where}"
-        f" GROUP BY {_OWNER}, s.model_name, s.item, s.currency, s.idle",
-        [*span, *values],
-    ):
-        items[tuple(who)].add(item, currency, bool(idle), exact((w1, w2, n1, n2, r1, r2)))
-    return [
-        ServedModel(
-            account=account, person=person, experiment=experiment, name=name,
-            counts=known.get((account, person, experiment, name), {}),
-            energy_uj=sums.energy_uj[0], charges=sums.charges[0],
-            idle_uj=sums.energy_uj[1], idle_charges=sums.charges[1], phases=sums.phases(),
-        )
-        for (account, person, experiment, name), sums in sorted(items.items())
-    ]  # fmt: skip
-
-
-class _Sums:
-    """The items of one model: of its work, and idle."""
-
-    def __init__(self) -> None:
-        self.energy_uj: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self.charges: tuple[dict[Charge, Exact], dict[Charge, Exact]] = ({}, {})
-        self._others: dict[str, int] = {}
-
-    def add(self, item: str, currency: str, idle: bool, amount: Exact) -> None:
-        """Add the sum of one item."""
-        if item in ENERGY:
-            self.energy_uj[idle][item] = amount.whole
-        elif item in set(Item):
-            self.charges[idle][Charge(Item(item), currency)] = amount
-        else:
-            self._others[item] = amount.whole
-
-    def phases(self) -> dict[Produced, tuple[int, int]]:
-        """Return energy and tokens of the phases that were measured."""
-        return {
-            kind: (self._others[name], self._others[f"{name}_tokens"])
-            for kind, name in _OF_PHASE.items()
-            if name in self._others
-        }

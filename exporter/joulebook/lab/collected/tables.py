@@ -32,7 +32,7 @@ from joulebook.lab.collected.statements import (
     statements,
 )
 
-HEAD = "0014"
+HEAD = "0015"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -283,7 +283,7 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
-# The lab server keeps secrets as SHA-256 only. A nonce is used up by being deleted.
+# Secrets are kept as SHA-256 only. A nonce is used up by being deleted.
 Table("lab_nonces", METADATA, Column("nonce", Text, primary_key=True), *_longs("until_s"))
 # Sessions of browsers and commands, links into the browser, and tokens of programs.
 Table(
@@ -291,15 +291,14 @@ Table(
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
     *_texts("accounts", default="[]"),  # JSON: coordinated besides, as the way of proof said
 )  # fmt: skip
+Table("lab_results", METADATA, _id(), *_texts("person", "name", "text", "asked"), *_longs("made_s"))
 # Jobs whose AdminComment was looked at: `what` became of it.
 Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
-# Names that are replaced in what comes: a keyed hash of each, and what stands for it.
-Table(
-    "lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias")
-)  # fmt: skip
+# Names that are replaced in what comes, by keyed hash; and the key.
+Table("lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias"))
 # Statements and notices that went out: `period` is a month, or a day in UTC seconds.
 Table(
     "lab_sent", METADATA, Column("kind", Text, nullable=False), *_longs("period"),

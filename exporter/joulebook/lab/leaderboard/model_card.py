@@ -23,7 +23,11 @@ def read_card(path: Path) -> list[Result]:
 
     A card knows no runs: each model is an experiment of its name. Raises `ConfigError`.
     """
-    text = read_named_text(path, MAX_BYTES)
+    return parse_card(path, read_named_text(path, MAX_BYTES))
+
+
+def parse_card(path: Path, text: str) -> list[Result]:
+    """Return the results in text from a file of that name. Raises `ConfigError`."""
     if path.suffix.lower() not in {".yaml", ".yml"}:
         lines = text.splitlines()
         if not lines or lines[0].strip() != "---" or "---" not in [s.strip() for s in lines[1:]]:

@@ -102,7 +102,11 @@ def exact(text: str | float, where: str) -> Fraction:
 
 def read_csv(path: Path) -> list[Result]:
     """The results in a CSV file. Raises `ConfigError` naming file, line, column and value."""
-    text = read_named_text(path, MAX_BYTES)
+    return parse_csv(path, read_named_text(path, MAX_BYTES))
+
+
+def parse_csv(path: Path, text: str) -> list[Result]:
+    """Return the results in text from a file of that name. Raises `ConfigError`."""
     try:
         return list(_rows(path, text))
     except csv.Error as error:

@@ -16,7 +16,7 @@ from joulebook.lab.report.short import abstract, short
 from joulebook.lab.report.tables import (
     RUNS,
     DataTable,
-    by_outcome,
+    beside,
     by_stage,
     has_stages,
     key_figures,
@@ -118,7 +118,7 @@ def document(statement: Statement) -> Document:
         f" at {statement.made_utc}",
         statement,
         wording.sentences(statement),
-        (by_stage(statement), by_outcome(statement)) if staged else (),
+        beside(statement),
         tuple(section for section in _sections(statement) if section.rows),
         _runs(statement, by_energy, staged=staged),
         tuple(Bar(run.id, run.energy_kwh, run.idle_energy_kwh, run.state) for run in by_energy),

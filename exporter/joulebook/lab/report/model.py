@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from joulebook.lab.report.serving import ServedRow
+
 VERSION: Final = 1
 
 
@@ -304,7 +306,8 @@ class Statement(Struct, frozen=True):
     `recorded_trace` says that energy of a trace is in it (a demo or a replay), which was not
     measured here; `named_in_code` that the researcher's code named the experiment. `rows_sha256` is
     the digest of the rows that it rests on, where they were written beside it (`--rows`) or it was
-    signed: `joulebook verify` recomputes every figure from them.
+    signed: `joulebook verify` recomputes every figure from them, except for `served`, which rests
+    on tokens as well.
     """
 
     version: Literal[1]
@@ -334,3 +337,4 @@ class Statement(Struct, frozen=True):
     runs: list[RunRow]
     limits: list[str]
     rows_sha256: str | None = None
+    served: list[ServedRow] = []

@@ -1,16 +1,17 @@
-"""The rows of a statement as Parquet: the same columns, figures as whole numbers."""
+"""Parquet: the rows of a statement, figures as whole numbers, and its runs as in its CSV."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joulebook.core.evidence import Amount
 from joulebook.core.money.amounts import Exact
 from joulebook.errors import ConfigError
 from joulebook.lab.report import rows
+from joulebook.lab.report.model import RunRow, Statement
 from joulebook.lab.report.rows import Basis, Row
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def _library() -> ModuleType:
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError:
         raise ConfigError(
-            "Parquet needs pyarrow: pip install 'joulebook[parquet]', or use a name that does not "
-            f"end in {SUFFIX} for CSV"
+            "Parquet needs pyarrow: pip install 'joulebook[parquet]', or take CSV (--format csv; "
+            f"for rows a name that does not end in {SUFFIX})"
         ) from None
     library: ModuleType = pyarrow
     return library
@@ -47,6 +48,31 @@ def write(basis: Basis) -> bytes:
     for row in rows.table(basis):
         for name, cell, column in zip(Row._fields, row, columns, strict=True):
             column.append((int(cell) if cell else None) if name in _WHOLE else cell)
+    return _packed(arrow, schema, columns)
+
+
+def write_runs(statement: Statement) -> bytes:
+    """Return the runs of a statement, the columns of its CSV. Raises `ConfigError` without pyarrow.
+
+    Text is as it came: a reader of Parquet takes none of it for a formula.
+    """
+    arrow = _library()
+    text = arrow.string()
+    types = {
+        "str": text, "str | None": text, "list[str]": arrow.list_(text),
+        "bool": arrow.bool_(), "bool | None": arrow.bool_(), "int": arrow.int64(),
+        "float": arrow.float64(), "float | None": arrow.float64(),
+    }  # fmt: skip
+    kinds = sorted({kind for run in statement.runs for kind in run.cost})
+    told = {name: kind for name, kind in RunRow.__annotations__.items() if name != "cost"}
+    fields = [(name, types[kind]) for name, kind in told.items()]
+    fields += [(f"cost_{kind}", arrow.float64()) for kind in kinds]
+    columns: list[list[object]] = [[getattr(run, name) for run in statement.runs] for name in told]
+    columns += [[run.cost.get(kind) for run in statement.runs] for kind in kinds]
+    return _packed(arrow, arrow.schema(fields), columns)
+
+
+def _packed(arrow: ModuleType, schema: Iterable[Any], columns: list[list[object]]) -> bytes:
     out = io.BytesIO()
     made = arrow.Table.from_arrays(
         [arrow.array(c, field.type) for c, field in zip(columns, schema, strict=True)],

@@ -42,6 +42,7 @@ from joulebook.lab.report.model import (
     Stages,
     Statement,
 )
+from joulebook.lab.report.serving import served_rows
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.report.wording import number
 from joulebook.units import NS_PER_S, QUARTER_NS, kwh_from_uj
@@ -129,6 +130,7 @@ def make(
         restated=None if anew is None else _restated(data, project, anew),
         runs=[_row(run, roles) for run in found],
         limits=[LIMITS],
+        served=served_rows(data.served),
     )
 
 

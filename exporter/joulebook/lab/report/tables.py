@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from joulebook.core.report.run_roles import NOT_STATED
+from joulebook.core.sanitize import one_line
 from joulebook.lab.report import wording
 from joulebook.lab.report.model import Figure, StageRow, Statement
 
@@ -165,6 +166,53 @@ def by_outcome(statement: Statement) -> DataTable:
         frozenset({len(rows) - 1}),
     )
     return whole.without(lambda n: n > 0 and whole.rows[-1][n] == "0")
+
+
+def beside(statement: Statement) -> tuple[DataTable, ...]:
+    """Return the tables that a statement has where it has something to put into them."""
+    stages = (by_stage(statement), by_outcome(statement)) if has_stages(statement) else ()
+    return (*stages, *((by_model(statement),) if statement.served else ()))
+
+
+MOST_MODELS = 25
+"""Models and months that a document lists, those with the most energy; JSON has all of them."""
+
+
+def by_model(statement: Statement) -> DataTable:
+    """Return what served models cost by month, idle time apart."""
+    rows = sorted(statement.served, key=lambda row: -row.energy_kwh)[:MOST_MODELS]
+    rows.sort(key=lambda row: (row.month, -row.energy_kwh))
+    output = [row.per_1000_output_tokens for row in rows]
+    columns: list[tuple[str, list[str]]] = [
+        ("month", [row.month for row in rows]),
+        ("model", [one_line(row.model, 60) or "(not stated)" for row in rows]),
+        ("prompt tokens", [_count(row.prompt_tokens) for row in rows]),
+        ("output tokens", [_count(row.output_tokens) for row in rows]),
+        ("requests", [_count(row.requests) for row in rows]),
+        ("kWh", column([row.energy_kwh for row in rows], "")[1]),
+        ("idle kWh", column([row.idle_energy_kwh for row in rows], "")[1]),
+        ("J per 1,000 output", column([each.joules if each else None for each in output], "")[1]),
+        (
+            "g CO2e per 1,000 output",
+            column([each.co2e_g if each else None for each in output], "")[1],
+        ),
+    ]
+    for currency in sorted({name for each in output if each for name in each.cost}):
+        cost = [each.cost.get(currency) if each else None for each in output]
+        columns.append((f"{currency} per 1,000 output", column(cost, "")[1]))
+    found = DataTable(
+        "Served models, in the quarter hours whose tokens and energy are known",
+        tuple(name for name, _ in columns),
+        tuple(zip(*(cells for _, cells in columns), strict=True)),
+        frozenset(range(2, len(columns))),
+        (4, 6, 2),
+        notes=("Idle time is in no figure per 1,000 output tokens.",),
+    )
+    return found.without(lambda n: n > 1 and all(row[n] == "-" for row in found.rows))
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def key_figures(statement: Statement) -> DataTable:

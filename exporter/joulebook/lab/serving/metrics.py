@@ -10,7 +10,7 @@ from joulebook.core.money.amounts import Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.serving import Produced
 from joulebook.lab.collected.database import Database
-from joulebook.lab.collected.served import ENERGY
+from joulebook.lab.collected.served_query import ENERGY
 from joulebook.lab.serving.reader import ServingReader
 from joulebook.metrics.collector import Family
 from joulebook.metrics.metric import Kind, Metric, Stability

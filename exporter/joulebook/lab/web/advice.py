@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from joulebook.lab.advice.advise import MonthAdviceOut, SortBy, answer, ranked, said
-from joulebook.lab.advice.model import TITLES
+from joulebook.lab.advice.model import TITLES, Advice
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.web.api import MONTH, Known, Month, Name, TheLab
@@ -57,15 +57,23 @@ def advice(
         later=months.shown(months.after(shown)) if shown < now else "",
         sort=sort,
         whose="the whole lab" if viewer.admin else f"what {viewer.user} may see",
-        lines=[
-            (
-                TITLES[line.kind],
-                str(BilledOwner("", line.labels.account, line.labels.user, line.labels.experiment)),
-                said(line.saving),
-                line,
-            )
-            for line in ranked(found.lines, sort)[:MOST_ROWS]
-        ],
+        lines=[_shown(line) for line in ranked(found.lines, sort)[:MOST_ROWS]],
         rest=max(len(found.lines) - MOST_ROWS, 0),
         missing=told.missing,
     )
+
+
+def _shown(line: Advice) -> dict[str, object]:
+    """Return a line as its page shows it."""
+    owner = BilledOwner("", line.labels.account, line.labels.user, line.labels.experiment)
+    return {
+        "title": TITLES[line.kind],
+        "saving": said(line.saving),
+        "owner": f"{owner} ({line.cluster})" if line.cluster else f"{owner}",
+        "evidence": line.evidence,
+        "next_step": line.next_step,
+        "jobs": [
+            (job.shown, "" if line.saving is None else f" ({said(job.saving)})")
+            for job in line.jobs
+        ],
+    }

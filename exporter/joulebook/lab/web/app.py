@@ -22,10 +22,12 @@ from joulebook.lab.web import (
     bill_api,
     bill_pages,
     html,
+    leaderboards,
     login,
     pages,
     serving,
 )
+from joulebook.lab.web.forms import MOST_BYTES
 from joulebook.lab.web.grants import Throttle
 from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
@@ -114,6 +116,7 @@ def _site() -> FastAPI:
     app.include_router(bill_api.router)
     app.include_router(login.router)
     app.include_router(bill_pages.router)
+    app.include_router(leaderboards.router)
     app.include_router(pages.router)
     app.include_router(advice.router)
     app.include_router(serving.router)
@@ -126,8 +129,9 @@ def _refused(request: Request) -> Response | None:
     """Return why a request that changes something is not looked at."""
     if request.method not in _CHANGING:
         return None
-    if int(request.headers.get("content-length", "0")[:12]) > _MOST_BODY:
-        return _answer(request, 413, f"expected a body of at most {_MOST_BODY:,} bytes")
+    most = MOST_BYTES if "/leaderboards" in request.url.path else _MOST_BODY
+    if int(request.headers.get("content-length", "0")[:12]) > most:
+        return _answer(request, 413, f"expected a body of at most {most:,} bytes")
     # A browser says where a request comes from; a page of somebody else's changes nothing here.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return _answer(request, 403, "not from a page of this server")

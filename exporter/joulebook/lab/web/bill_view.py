@@ -18,7 +18,7 @@ from joulebook.lab.advice.advise import (
 )
 from joulebook.lab.advice.later import WINDOW_H
 from joulebook.lab.advice.read import Rows
-from joulebook.lab.collected import audit, bills, months, served
+from joulebook.lab.collected import audit, bills, months, served_query
 from joulebook.lab.collected.audit import AuditEntry
 from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
@@ -34,6 +34,7 @@ class SeenBill(NamedTuple):
         measured: Owners for whose GPU time energy is not known throughout, and for which share.
         replayed: Nodes that played a recorded trace.
         advice: Where its jobs could have saved.
+        served: Models that its workloads served.
 
     """
 
@@ -41,6 +42,7 @@ class SeenBill(NamedTuple):
     measured: dict[BilledOwner, float]
     replayed: list[str]
     advice: MonthAdviceOut
+    served: list[ServedModel] = []
 
 
 class BillView:
@@ -67,6 +69,7 @@ class BillView:
             billing.measured(self._database, bill),
             self.replayed_nodes(),
             answer(self.advice(month, now_s, account), "money"),
+            [each for each in self.serving(month) if account in {"", each.account}],
         )
 
     def periods(self) -> list[PeriodSum]:
@@ -106,7 +109,7 @@ class BillView:
     def serving(self, month: int) -> list[ServedModel]:
         """Return the models that the viewer's workloads served in a month."""
         span = (months.begin_s(month), months.begin_s(months.after(month)))
-        return served.models(self._database, span, *self._scope.sql("o.person", "o.account"))
+        return served_query.models(self._database, span, *self._scope.sql("o.person", "o.account"))
 
     def has_account(self, account: str) -> bool:
         """Return whether anything of the viewer's was ever booked to an account."""

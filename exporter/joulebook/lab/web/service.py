@@ -18,7 +18,7 @@ from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
 from joulebook.lab.web.kubernetes import Reviews
-from joulebook.lab.web.view import LabView
+from joulebook.lab.web.result_view import ResultView
 from joulebook.lab.web.viewer import Directory, Viewer
 from joulebook.metrics.collector import Family
 
@@ -111,10 +111,10 @@ class Lab(msgspec.Struct, frozen=True):
         return made
 
     @contextlib.contextmanager
-    def view(self, viewer: Viewer) -> Iterator[LabView]:
+    def view(self, viewer: Viewer) -> Iterator[ResultView]:
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
-            yield LabView(database, viewer)
+            yield ResultView(database, viewer)
 
     @contextlib.contextmanager
     def changes(self, viewer: Viewer) -> Iterator[LabChanges]:

@@ -343,5 +343,6 @@ def restricted(data: ReportData, scope: Scope) -> ReportData:
         replayed=replayed,
         warnings=replay_warning(data.source, {meter for _, meter in replayed}),
         audits={key: audit for key, audit in data.audits.items() if key in meters},
+        served=tuple(s for s in data.served if scope.takes(s.model.person, s.model.account)),
     )
     return msgspec.structs.replace(left, rates=own_rates(left))

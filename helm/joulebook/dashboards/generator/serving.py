@@ -21,9 +21,16 @@ _MOST = 12
 
 
 def _rise(what: str, *matchers: str, window: str = "$__range", where: str = _WHO) -> str:
-    """By how much a counter of served models rose."""
+    """By how much a counter of served models rose.
+
+    It never falls, and rises once in a quarter hour: what `increase` estimates beyond the samples
+    would be up to a quarter hour wrong.
+    """
     counter = selector(f"joulebook_serving_{what}_total", where, *matchers)
-    return one_of(_SERVERS, f"increase({counter}[{window}])")
+    last = one_of(_SERVERS, f"last_over_time({counter}[{window}])")
+    before = one_of(_SERVERS, f"last_over_time({counter}[15m] offset {window})")
+    first = one_of(_SERVERS, f"min_over_time({counter}[{window}])", "min")
+    return f"{last}\n- (\n  ({before} <= {last})\n  or {first}\n)"
 
 
 def _per_thousand(what: str, of: str, labels: str = _MODEL) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from joulebook.core.evidence import Amount
@@ -22,7 +24,7 @@ def charges(**euros: int) -> Charges:
     }
 
 
-def job(shown: str = "101", **more: object) -> JobUse:
+def job(shown: str = "101", **more: Any) -> JobUse:
     """A job of an hour on one GPU that was never idle."""
     usual = JobUse(
         shown=shown,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.lab.advice.jobs import ADA, card, charges, job
 
@@ -16,7 +18,7 @@ from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 MONEY = charges(electricity=10, hardware=900, idle_electricity=1, idle_hardware=90, co2e=20)
 
 
-def on(*cards: CardUse, **more: object) -> JobUse:
+def on(*cards: CardUse, **more: Any) -> JobUse:
     """A job on cards."""
     gpu = Amount(
         sum(c.energy_uj for c in cards),
@@ -94,7 +96,7 @@ def test_the_smallest_card_that_the_memory_fits_into() -> None:
 
 
 def test_a_time_limit_is_compared_with_the_longest_run() -> None:
-    def ran(hours: float, asked_h: int, **more: object) -> JobUse:
+    def ran(hours: float, asked_h: int, **more: Any) -> JobUse:
         return job(started_s=0, ended_s=int(hours * 3600), asked_s=asked_h * 3600, **more)
 
     (line,) = size.time_limit([ran(2, 48), ran(1, 48)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.lab.advice.jobs import START_S, charges, job
 
@@ -39,7 +41,7 @@ def test_money_and_co2e_at_the_start_that_would_have_been_chosen() -> None:
     assert line.saving.money == {"EUR": pytest.approx(1.5 * 0.15 * NANO, rel=1e-6)}
     assert line.saving.co2e_ug == pytest.approx(1.5 * 225 * UG_PER_G, rel=1e-6)
     assert "1 job of up to 4 h" in line.evidence
-    assert "100% of what perfect foresight" in line.evidence
+    assert "100% of the 0.23 EUR that the best starts would have saved" in line.evidence
     assert "T03:00 UTC (0.1 EUR/kWh, against 0.25 at once)" in line.next_step
 
 
@@ -51,6 +53,7 @@ def test_the_intensity_decides_where_the_price_is_always_the_same() -> None:
         assert not any(line.saving.money.values())
         assert line.saving.co2e_ug == pytest.approx(225 * UG_PER_G, rel=1e-6)
         assert "g CO2e/kWh" in line.next_step
+        assert "100% of the 225 g CO2e that" in line.evidence
     assert advice(SiteCurves(flat), job(ended_s=START_S + 4 * 3600)) == []
     assert advice(SiteCurves(), job(ended_s=START_S + 4 * 3600)) == []
 
@@ -65,7 +68,7 @@ def test_the_intensity_decides_where_the_price_is_always_the_same() -> None:
         {"started_s": START_S + 4 * 3600, "ended_s": START_S + 8 * 3600},  # already the best
     ],
 )
-def test_what_cannot_wait_or_gains_nothing_has_no_line(other: dict[str, object]) -> None:
+def test_what_cannot_wait_or_gains_nothing_has_no_line(other: dict[str, Any]) -> None:
     assert advice(SITE, job(**{"ended_s": START_S + 4 * 3600, **other})) == []
 
 

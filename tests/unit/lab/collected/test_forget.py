@@ -17,6 +17,7 @@ from joulebook.lab.collected.check import check
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.tables import METADATA
 from joulebook.lab.report.sources import FOREVER_S
 from joulebook.lab.web.grants import GrantKind, Grants
 
@@ -52,6 +53,12 @@ def filled(database: Database, node: Node) -> None:
     grants.make(GrantKind.TOKEN, NAME, "token", 10**9, f"{NAME}'s")
     grants.make(GrantKind.SESSION, "grace", "munge", 10**9)
     grants.note("root", "command", f"token {NAME}'s for {NAME}")
+    # Whatever table else names people: a row of this one's.
+    for name, texts in database.texts().items():
+        if "person" in texts and not database.rows(f"SELECT 1 FROM {name} LIMIT 1"):
+            columns = METADATA.tables[name].columns.keys()
+            said = {each: f"of {NAME}" for each in texts} | {"person": NAME, "account": NAME}
+            database.upsert(name, [[said.get(each, 0) for each in columns]])
 
 
 def take(database: Database, node: Node, since: int) -> None:

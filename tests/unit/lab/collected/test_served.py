@@ -14,7 +14,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.serving import CounterReading, Produced
-from joulebook.lab.collected import ingest, served, tokens
+from joulebook.lab.collected import bills, compact, ingest, served, served_query, tokens
 from joulebook.lab.collected.database import Database, connect
 from joulebook.lab.collected.tokens import ServerReading, ServingWorkload
 from joulebook.units import NS_PER_S
@@ -200,7 +200,7 @@ def test_models_and_idle_are_the_card(
         assert atoms == sum(Exact(0, energy, 3).atoms for energy, *_ in parts)
         exposed = totals(database)
         assert joined_uj(database) == sum(
-            each.whole for (*_, item, _), each in exposed.items() if item in served.ENERGY
+            each.whole for (*_, item, _), each in exposed.items() if item in served_query.ENERGY
         )
         assert served.settle(database, NOW_S) == 0  # nothing is joined twice
 
@@ -266,3 +266,39 @@ def test_a_job_on_two_nodes_is_one_server(database: Database) -> None:
     read(database, "101", T + 900, {"m": {OUT: 10}})
     served.settle(database, NOW_S)
     assert joined_uj(database) == 7_000_000
+
+
+def test_replicas_add_up(database: Database) -> None:
+    """Two pods of one experiment, of which one restarts."""
+    made = Node("n1", "a" * 32)
+    for pod in PODS:
+        made.label(pod, "nlp", "", "chat", scheduler="kubernetes", started_utc_ns=T * NS_PER_S)
+        made.burn(T, 1_000_000, pod)
+    collect(database, made)
+    for when_s, counts in ((T, (10, 50)), (T + 60, (30, 5)), (T + 900, (40, 6))):
+        for pod, count in zip(PODS, counts, strict=True):
+            read(database, pod, when_s, {"m": {OUT: count}})
+    served.settle(database, NOW_S)
+    (found,) = served_query.models(database, (T, T + 900))
+    assert found.counts == {OUT: 30 + 6}
+    assert found.energy_uj == {"gpu": 2_000_000}
+    assert found.per_thousand(found.active_uj, OUT) == 55_555_556
+
+
+def test_months_that_are_days_stay_as_they_were_joined(database: Database) -> None:
+    made = Node("n1", "a" * 32)
+    day_s = NOVEMBER_S - 10 * 86_400
+    made.label("101", "nlp", "ada", "chat", started_utc_ns=day_s * NS_PER_S)
+    for quarter in range(4):
+        made.burn(day_s + 900 * quarter, 1_000_000 + quarter, "101")
+    collect(database, made)
+    for quarter in range(5):
+        read(database, "101", day_s + 900 * quarter, {"m": {OUT: 10 * min(quarter, 3)}})
+    wide_s = 35 * 86_400
+    assert served.settle(database, NOW_S, wide_s) == 4
+    before = served_query.models(database, (day_s, NOVEMBER_S))
+    bills.close(database, 202610, "test", NOW_S)
+    assert [each.ledgers for each in compact.compact(database, NOW_S)] == [1]
+    assert served.settle(database, NOW_S, wide_s) == 0
+    assert served_query.models(database, (day_s, NOVEMBER_S)) == before
+    assert before[0].idle_uj == {"gpu": 1_000_003}

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from joulebook.lab.serving.find import PODS, server_of
+from joulebook.kubernetes_api.server import ApiServer
+from joulebook.lab.serving.find import PODS, ServingPod, ServingPods, server_of
+
+
+def pod(
+    annotations: dict[str, str] | None = None,
+    ports: list[dict[str, object]] | None = None,
+    ip: str = "10.1.2.3",
+    phase: str = "Running",
+    **spec: object,
+) -> ServingPod:
+    """A pod as the API server sends it."""
+    sent = {
+        "metadata": {
+            "name": "llama-0", "namespace": "nlp", "uid": "0123456789",
+            "annotations": {f"prometheus.io/{k}": v for k, v in (annotations or {}).items()},
+        },
+        "spec": {"containers": [{"name": "vllm", "ports": ports}], **spec},
+        "status": {
+            "phase": phase, "podIP": ip,
+            "containerStatuses": [
+                {"name": "vllm", "state": {"running": {"startedAt": "2026-11-11T00:00:00Z"}}}
+            ],
+        },
+    }  # fmt: skip
+    return PODS.item.decode(msgspec.json.encode(sent))
 
 
 def asked(
@@ -15,16 +42,8 @@ def asked(
     phase: str = "Running",
     **spec: object,
 ) -> tuple[str, ...]:
-    """Where a pod is asked, as the API server sends it."""
-    sent = {
-        "metadata": {
-            "name": "llama-0", "namespace": "nlp", "uid": "0123456789",
-            "annotations": {f"prometheus.io/{k}": v for k, v in (annotations or {}).items()},
-        },
-        "spec": {"containers": [{"name": "vllm", "ports": ports}], **spec},
-        "status": {"phase": phase, "podIP": ip},
-    }  # fmt: skip
-    found = server_of(PODS.item.decode(msgspec.json.encode(sent)))
+    """Where a pod is asked."""
+    found = server_of(pod(annotations, ports, ip, phase, **spec))
     assert found is None or found.workload == "llama-0.01234567"
     return () if found is None else found.urls
 
@@ -77,3 +96,19 @@ def test_ipv6_and_the_network_of_the_node() -> None:
     assert asked({"port": "10250"}, HTTP, hostNetwork=True) == ()
     assert asked({"path": "/m"}, HTTP, hostNetwork=True) == ("http://10.1.2.3:8000/m",)
     assert asked({"path": "/m"}, HTTP, phase="Pending") == ()
+
+
+def test_pods_come_change_and_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = ServingPods(ApiServer(tmp_path), "app=llm")
+    monkeypatch.setattr(found._watch, "start", lambda: None)
+    found.listed([pod({"path": "/m"}, HTTP)])
+    (server,) = found.servers()
+    assert server.urls == ("http://10.1.2.3:8000/m",)
+    assert server.started_s == 1_794_355_200
+    found.changed(pod({"path": "/m"}, HTTP, "10.9.9.9"))
+    assert found.servers()[0].urls == ("http://10.9.9.9:8000/m",)
+    found.changed(pod({"scrape": "false"}, HTTP))
+    assert found.servers() == []
+    found.changed(pod({"path": "/m"}, HTTP))
+    found.deleted(pod())
+    assert found.servers() == []

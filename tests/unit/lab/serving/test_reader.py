@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,16 +117,13 @@ def test_what_is_configured_wins_over_what_is_found(url: str) -> None:
 
 
 def prometheus(
-    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[Mapping[str, str]]], value: list[int]
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], list[dict[str, str]]], value: list[int]
 ) -> None:
     """A Prometheus that has those series."""
 
     def ask(*_: object, **__: object) -> HttpAnswer:
-        result = [
-            {"metric": {**labels, "__name__": "vllm:generation_tokens_total", "model_name": "m"},
-             "value": [0, str(value[0])]}
-            for labels in answer()
-        ]  # fmt: skip
+        own = {"__name__": "vllm:generation_tokens_total", "model_name": "m"}
+        result = [{"metric": own | each, "value": [0, str(value[0])]} for each in answer()]
         said = {"status": "success", "data": {"resultType": "vector", "result": result}}
         return HttpAnswer(200, json.dumps(said).encode())
 

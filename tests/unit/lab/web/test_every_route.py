@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import quote, urlencode
 
@@ -18,9 +17,11 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 from tests.scale import SCALE
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
+from tests.unit.lab.collected.test_forget import dump
 from tests.unit.lab.web.served import bearer, filled, served
 
 from joulebook.core.money.amounts import Exact
+from joulebook.lab.collected.database import opened
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 
@@ -106,23 +107,26 @@ def requests(route: APIRoute, lot: random.Random) -> Iterator[str]:
     """Yield paths: each value of each parameter, those beside it at random."""
     flat = route.dependant
     given = [*flat.path_params, *flat.query_params]
-    given += [each for inner in flat.dependencies for each in inner.query_params]
     values = {each.name: choices(each, route.path) for each in given}
-    required = {each.name for each in given if each.field_info.is_required()}
     for name, value in itertools.chain(
         [("", "")], ((name, value) for name, some in values.items() for value in some)
     ):
-        chosen = {
-            each: lot.choice(some)
-            for each, some in values.items()
-            if each in required or (some and lot.random() < 0.3)
-        }
-        if name:
-            chosen[name] = value
-        path = route.path
-        for each in flat.path_params:
-            path = path.replace(f"{{{each.name}}}", quote(chosen.pop(each.name), safe=""))
-        yield f"{path}?{urlencode(chosen)}" if chosen else path
+        yield asked(route, {name: value} if name else {}, lot)
+
+
+def asked(route: APIRoute, fixed: Mapping[str, str], lot: random.Random) -> str:
+    """Return a path with these values; those beside them at random."""
+    flat = route.dependant
+    chosen = {}
+    for each in (*flat.path_params, *flat.query_params):
+        some = choices(each, route.path)
+        if each.field_info.is_required() or (some and lot.random() < 0.3):
+            chosen[each.name] = lot.choice(some)
+    chosen |= fixed
+    path = route.path
+    for each in flat.path_params:
+        path = path.replace(f"{{{each.name}}}", quote(chosen.pop(each.name), safe=""))
+    return f"{path}?{urlencode(chosen)}" if chosen else path
 
 
 def choices(parameter: Any, path: str) -> tuple[str, ...]:
@@ -194,7 +198,46 @@ def test_administrators_read_all_of_it(url: str) -> None:
         assert str(each.energy_uj) in told
 
 
-def test_bad_input_is_told_and_changes_nothing(url: str, tmp_path: Path) -> None:
+HOSTILE = (
+    "'; DROP TABLE owners; --", "<script>alert(1)</script>", "\x00", "\r\nX-Evil: 1", "\u202e",
+    "é" * 200, "%", "{{7*7}}", "../../etc/passwd", "9" * 400, "-1", "NaN", " ",
+)  # fmt: skip
+
+
+def test_hostile_words_are_refused_or_are_words(url: str) -> None:
+    with served(url, admins=("root",)) as client, opened(url) as database:
+        client.headers.update(bearer(url, "root"))
+        before = dump(database)
+        for route in routes(client.app):  # type: ignore[arg-type]
+            given = [*route.dependant.path_params, *route.dependant.query_params]
+            for parameter, word in itertools.product(given, HOSTILE):
+                path = asked(route, {parameter.name: word}, random.Random(1))
+                answer = client.get(path, follow_redirects=False)
+                assert answer.status_code < 500, path
+                assert "X-Evil" not in answer.headers
+                if "html" in answer.headers.get("content-type", ""):
+                    assert "<script>alert" not in answer.text
+                    assert "\u202e" not in answer.text
+        assert dump(database) == before
+
+
+def test_hostile_headers_let_nobody_in(url: str) -> None:
+    names = ("Authorization", "Cookie", "X-Remote-User", "X-Forwarded-User", "Remote-User",
+             "X-Joulebook-Proxy-Secret", "X-Joulebook-Token", "X-Forwarded-For")  # fmt: skip
+    values = ("root", "Basic cm9vdDpyb290", "Bearer root", "Bearer a.b.c", "Munge MUNGE:AAAA:",
+              "joulebook-session=root", "joulebook-session=", "\u00e9" * 50,
+              "127.0.0.1")  # fmt: skip
+    with served(url, admins=("root",), proxy_user="www-data") as client:
+        for name, value in itertools.product(names, values):
+            headers = {name.encode(): value.encode("latin-1")}
+            answer = client.get("/api/v1/whoami", headers=headers)
+            assert answer.status_code in {200, 401}
+            if answer.status_code == 200:
+                assert (answer.json()["user"], answer.json()["admin"]) == ("", False)
+            assert client.get("/jobs", headers=headers).status_code == 401
+
+
+def test_bad_input_is_told(url: str) -> None:
     wrong = {"Authorization": "Bearer " + "x" * 43}
     with served(url) as client:
         for path in (

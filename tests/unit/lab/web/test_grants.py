@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from starlette.testclient import TestClient
 from tests.unit.lab.collected.test_forget import dump
-from tests.unit.lab.web.served import NOW_S, filled, served
+from tests.unit.lab.web.served import NOW_S, application, filled, served
 
 from joulebook.errors import InputError
 from joulebook.lab.collected.database import Database, connect
@@ -144,3 +146,13 @@ def test_reads_and_changes_are_limited(url: str, monkeypatch: pytest.MonkeyPatch
         assert statuses == [401, 401, 429]
         assert client.post("/api/v1/link", headers=headers).status_code == 429
         assert client.post("/api/v1/link").headers["Retry-After"] == "60"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_cookie_of_https_goes_there_only(url: str, database: Database, scheme: str) -> None:
+    secret = Grants(database, lambda: NOW_S).make(GrantKind.LINK, "ada", "munge", LINK_S)
+    with application(url) as app:
+        app.state.lab = msgspec.structs.replace(app.state.lab, url=f"{scheme}://testserver")
+        client = TestClient(app, follow_redirects=False)
+        cookie = client.post(f"/enter/{secret}").headers["Set-Cookie"]
+    assert ("Secure" in cookie) == (scheme == "https")

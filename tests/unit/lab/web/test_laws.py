@@ -21,9 +21,10 @@ from joulebook.core.report.dataset import Selection
 from joulebook.errors import InputError
 from joulebook.lab.collected import bills
 from joulebook.lab.collected.database import connect
-from joulebook.lab.collected.schema import BilledOwner
+from joulebook.lab.collected.schema import BilledOwner, MonthSum
 from joulebook.lab.report.sources import FOREVER_S
-from joulebook.lab.web.view import JobFilter, JobLine, LabView
+from joulebook.lab.web.result_view import ResultView
+from joulebook.lab.web.view import JobFilter, JobLine
 
 ASKED = 1_500 if SCALE == 1 else 1_000_000
 
@@ -64,7 +65,7 @@ def months_(world: World) -> None:
     mine = {job.account for job in world.seen()}
     if world.view.viewer.admin:
         mine.add("")
-    assert {account for account in NAMES if world.view.has_account(account)} == mine
+    assert {*filter(world.view.has_account, NAMES)} == mine
 
 
 def totals(world: World) -> None:
@@ -182,7 +183,7 @@ def trend_of_lab(world: World) -> None:
     check_trend(world.view.trend_of_lab(202601, 202612), world.jobs, 2 * REST_UJ)
 
 
-def check_trend(found: dict[int, bills.MonthSum], mine: list[Job], rest_uj: int = 0) -> None:
+def check_trend(found: dict[int, MonthSum], mine: list[Job], rest_uj: int = 0) -> None:
     for month in MONTHS:
         energy_uj = uj(found[month].used.values()) if month in found else 0
         assert energy_uj == uj(job for job in mine if job.month == month) + rest_uj
@@ -210,6 +211,22 @@ def advice(world: World) -> None:
     assert owners <= {job.owner for job in mine}
 
 
+def results(world: World) -> None:
+    viewer = world.view.viewer
+    own = [(str(n), name) for n, name in enumerate(NAMES[1:], start=1)
+           if viewer.admin or name == viewer.user]  # fmt: skip
+    found = world.view.result_sets({})
+    assert sorted((each.id, each.owner) for each in found) == sorted(own)
+    number = str(world.lot.randrange(len(NAMES)))
+    if number not in dict(own):
+        refused(world.view.leaderboard, number, {}, reason="missing")
+        return
+    _, board = world.view.leaderboard(number, {})
+    told = repr(board)
+    for job in world.jobs:
+        assert str(job.energy_uj) not in told or world.mine(job)
+
+
 def for_administrators(world: World) -> None:
     for asked in (world.view.nodes, functools.partial(world.view.audit, 9)):
         if world.view.viewer.admin:
@@ -227,7 +244,8 @@ def refused(asked: Callable[..., object], *given: object, reason: str = "forbidd
 
 QUESTIONS = (
     usage, accounts, months_, totals, jobs, runs, dataset, drawn, of_experiment, bill,
-    trend, trend_of_lab, serving, advice, for_administrators,
+    trend, trend_of_lab, serving, advice,
+    results, for_administrators,
 )  # fmt: skip
 OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 """What says nothing of people: for everybody who is known."""
@@ -235,7 +253,7 @@ OF_THE_LEDGER = {"collected_to_s", "replayed_nodes", "refuse_without_totals"}
 
 def test_every_question_is_tried() -> None:
     tried = {word.strip("_") for each in QUESTIONS for word in each.__code__.co_names}
-    asked = {name for name in dir(LabView) if not name.startswith("_")}
+    asked = {name for name in dir(ResultView) if not name.startswith("_")}
     assert asked - OF_THE_LEDGER <= tried
 
 

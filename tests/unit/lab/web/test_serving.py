@@ -102,3 +102,38 @@ def test_a_month_without_models_says_so(tmp_path: Path) -> None:
         shown = client.get("/serving?month=2026-10", headers=bearer(url, "ada")).text
     assert "No model server is read yet" in shown
     assert NOVEMBER_S < T
+
+
+@pytest.mark.parametrize("form", ["json", "sci", "text", "html", "markdown", "latex"])
+def test_statements_have_a_row_for_each_model_and_month(tmp_path: Path, form: str) -> None:
+    url = serving(tmp_path)
+    with served(url) as client:
+        asked = f"/api/v1/statement?experiment=exp-ada&format={form}"
+        answer = client.get(asked, headers=bearer(url, "ada"))
+    assert "secret-model" not in answer.text
+    if form == "sci":
+        (score,) = [each for each in answer.json()["scores"] if each["per"] == "token served"]
+        assert score["R"] == 8000
+    elif form == "json":
+        (row,) = answer.json()["served"]
+        assert (row["month"], row["model"], row["account"]) == ("2026-11", "llama-8b", "nlp")
+        assert row["energy_kwh"] == pytest.approx(0.025)
+        assert row["per_1000_output_tokens"]["joules"] == pytest.approx(45_000)
+        assert row["per_1000_output_tokens"]["cost"] == {"EUR": pytest.approx(0.045)}
+        assert row["idle_cost"] == {"EUR": pytest.approx(0.01)}
+    else:
+        assert "llama-8b" in answer.text
+        assert "45,000" in answer.text  # J per 1,000 output tokens
+
+
+def test_sci_per_token_counts_idle_servers(tmp_path: Path) -> None:
+    """18 g for the work of 8,000 tokens, none for the idle quarter hour, and no embodied figure
+    without a known GPU."""
+    url = serving(tmp_path)
+    with served(url) as client:
+        asked = "/api/v1/statement?experiment=exp-ada&format=sci"
+        scores = client.get(asked, headers=bearer(url, "ada")).json()
+    (score,) = [each for each in scores["scores"] if each["per"] == "token served"]
+    low, high = score["g_co2e"]["low"], score["g_co2e"]["high"]
+    assert 18 / 8000 < low < high
+    assert (low - 18 / 8000) * 8000 == pytest.approx(scores["M_g"]["low"], rel=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +18,13 @@ from joulebook.lab.collected import ingest
 from joulebook.lab.collected.audit import note
 from joulebook.lab.collected.database import Database, opened
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.web.view import LabView
+from joulebook.lab.leaderboard.ranked import Asked
+from joulebook.lab.web.result_view import ResultView
 from joulebook.lab.web.viewer import Viewer
+
+_RESULTS = "experiment,run,metric,value\n" + "".join(
+    f"{experiment},{run},accuracy,0.5\n" for experiment in ("bert", "vit") for run in range(1, 13)
+)
 
 OF_ONE_LEDGER = 250
 """Viewers of one ledger."""
@@ -58,7 +64,7 @@ class World(NamedTuple):
     """A ledger, who asks, and what the rules say that they may see."""
 
     jobs: list[Job]
-    view: LabView
+    view: ResultView
     lot: random.Random
 
     def mine(self, job: Job) -> bool:
@@ -104,6 +110,9 @@ def fill(database: Database, listed: list[Job]) -> None:
         for begin_s in MONTHS.values():
             node.burn(begin_s, REST_UJ, "", held_ns=10**9)
         ingest.take(database, node.page(0), name, NOW_S, frozenset(nodes))
+    for n, name in enumerate(NAMES[1:], start=1):
+        row = (n, name, f"of {n}", _RESULTS, json.dumps(Asked()), NOW_S)
+        database.upsert("lab_results", [row])
     note(database, NOW_S, "root", "command", "something")
     found = database.rows("SELECT workload, id FROM workloads")
     numbers = {name: number for name, number in found}
@@ -129,4 +138,4 @@ def worlds(empty: Path, folder: Path, count: int) -> Iterator[World]:
                     coordinates=frozenset(lot.sample(NAMES, lot.choice((0, 0, 1, 2)))),
                     public=lot.random() < 0.2,
                 )
-                yield World(listed, LabView(database, viewer), lot)
+                yield World(listed, ResultView(database, viewer), lot)

@@ -42,7 +42,8 @@ def scores(statement: Statement) -> dict[str, Any]:
         "scores": [
             {"R": count, "per": unit, "g_co2e": _score(carbon, count)}
             for unit, count in units.items()
-        ],
+        ]
+        + [served for served in [_served(statement)] if served],
         "unknown": {
             name: figure.unknown
             for name, figure in (
@@ -51,6 +52,27 @@ def scores(statement: Statement) -> dict[str, Any]:
             if figure.value is None
         },
     }  # fmt: skip
+
+
+def _served(statement: Statement) -> dict[str, Any] | None:
+    """Return the score per token that was served (prompt and output), idle servers with them.
+
+    Their part of the embodied emissions is that of the energy.
+    """
+    rows = [row for row in statement.served if row.co2e_kg is not None]
+    tokens = sum((row.prompt_tokens or 0) + (row.output_tokens or 0) for row in rows)
+    if not tokens:
+        return None
+    energy = sum(row.energy_kwh + row.idle_energy_kwh for row in rows)
+    grams = sum((row.co2e_kg or 0.0) + (row.idle_co2e_kg or 0.0) for row in rows) * 1_000
+    mass, whole = _grams(statement.carbon.embodied), statement.energy.it.value
+    return {
+        "R": tokens,
+        "per": "token served",
+        "g_co2e": None
+        if mass is None or not whole
+        else {end: significant((grams + m * energy / whole) / tokens) for end, m in mass.items()},
+    }
 
 
 def _known(figure: Figure) -> float | None:

@@ -7,3 +7,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     button.textContent = "Copied";
   });
 }
+
+// A file's content goes into the text, where one sees what is sent.
+for (const label of document.querySelectorAll("[data-file]")) {
+  label.hidden = false;
+  label.querySelector("input").addEventListener("change", async (event) => {
+    const [file] = event.target.files;
+    if (file) document.getElementById(label.dataset.file).value = await file.text();
+  });
+}

@@ -69,6 +69,7 @@ class JobEvent(msgspec.Struct, frozen=True, gc=False):
     cluster: str = ""
     gpu_ids: Literal["gres", "minor", "uuid"] | None = None
     het_job_id: _Count | None = None
+    time_limit_s: _Count = 0
     boot_id: str = ""
     start_uptime_ms: _Instant | None = None
     end_uptime_ms: _Instant | None = None
@@ -91,6 +92,7 @@ _EXAMPLES = {
     "end_ns": "1764000000000000000",
     "gpu_ids": '"gres", "minor" or "uuid"',
     "het_job_id": "101",
+    "time_limit_s": "3600",
     "boot_id": '"as in /proc/sys/kernel/random/boot_id"',
     "start_uptime_ms": "86400000",
     "end_uptime_ms": "86400000",

@@ -25,6 +25,8 @@ GONE_AT = 2
 
 _PRESUMED_NS = 86_400 * NS_PER_S
 """For so long a job that was thought over may come back to life."""
+_UNLIMITED_S = 365 * 86_400
+"""The time limit that SLURM reports of a job without any."""
 
 
 class JobTable:
@@ -105,6 +107,7 @@ class JobTable:
             partition=event.partition,
             cluster=event.cluster,
             het_job_id="" if event.het_job_id is None else str(event.het_job_id),
+            time_limit_s=f"{event.time_limit_s}" if 0 < event.time_limit_s < _UNLIMITED_S else "",
         )
         job.source("comment", event.comment)
         job.grants = {

@@ -167,6 +167,24 @@ def test_without_iconv_only_ascii_is_left(hook: Hook, events: Path, tmp_path: Pa
     assert load(events / "7.0.json")["comment"] == '"b '
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "limit_s"),
+    [
+        ("1796035273", "1796042473", 7200),
+        ("1796035273", "1796035272", None),
+        ("", "1796042473", None),
+        ("1796035273", "9" * 60, None),
+        ("0x10000000", "1796042473", None),
+        ("1796035273", "1;reboot;1", None),
+    ],
+)
+def test_the_time_limit_where_slurm_says_it(
+    hook: Hook, events: Path, start: str, end: str, limit_s: int | None
+) -> None:
+    hook("prolog", SLURM_JOB_START_TIME=start, SLURM_JOB_END_TIME=end)
+    assert load(events / "101.0.json").get("time_limit_s") == limit_s
+
+
 def test_ids_that_are_none(hook: Hook, events: Path) -> None:
     for job in ("", "x", "../1", "1 2", "-1"):
         hook("prolog", SLURM_JOB_ID=job)

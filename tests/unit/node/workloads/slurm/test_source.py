@@ -36,7 +36,7 @@ def meters(world: World, job: str | None) -> list[str]:
 
 
 def test_a_job_begins_and_ends_by_its_event_file(world: World) -> None:
-    job = world.prolog("101", "0", "2", comment="experiment=bert")
+    job = world.prolog("101", "0", "2", comment="experiment=bert", time_limit_s=7200)
     (first, second) = world.until(lambda: world.claims().get("101"))
     assert {first.meter.name, second.meter.name} == {"GPU-0", "GPU-2"}
     assert first.t0_ns == second.t0_ns
@@ -57,6 +57,7 @@ def test_a_job_begins_and_ends_by_its_event_file(world: World) -> None:
     world.until(lambda: world.poll() and world.facts["101"].complete)
     fact = world.facts["101"]
     assert (fact.labels.user, fact.labels.account, fact.labels.experiment) == ("ada", "nlp", "bert")
+    assert fact.extra["time_limit_s"] == "7200"
     assert fact.complete and fact.ended_ns == ended[0].t1_ns and fact.gpu_count == 2
     assert fact.evidence == "prolog"
 

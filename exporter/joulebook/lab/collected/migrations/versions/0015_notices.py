@@ -9,7 +9,7 @@ from joulebook.lab.collected.database import refuse_downgrade as downgrade
 
 __all__ = ["downgrade", "upgrade"]
 
-revision, down_revision = "0014", "0013"
+revision, down_revision = "0015", "0014"
 
 
 def upgrade() -> None:
