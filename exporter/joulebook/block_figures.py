@@ -15,7 +15,7 @@ from joulebook.in_process import InProcess
 from joulebook.run_figures import RunFigures, ask, fetch, total
 from joulebook.warn_once import say_once
 
-POLL_S = 0.25
+POLL_S = 0.5
 HELLO_S = 0.5
 _SLACK_S = 0.005
 """How far the wall clock may drift from the daemon's between an end and the answer."""
