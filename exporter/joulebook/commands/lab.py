@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import click
@@ -114,6 +114,7 @@ def _run(collector: Collector, stop: threading.Event, servers: Sequence[Server])
 def serve_lab(config: Config) -> int:
     """Collect, serve pages, API and rates, until told to stop."""
     try:
+        from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
         from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise ConfigError(
@@ -128,31 +129,39 @@ def serve_lab(config: Config) -> int:
     coordinators = SlurmCoordinators()
     rates, lab = RatesPages(poller), make_lab(config, poller, coordinators)
     connected = functools.partial(connect, config.collect.url)
-    reader = None
-    if config.serving.reads:
-        reader = ServingReader(config.serving, connected)
-        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    reader = ServingReader(config.serving, connected) if config.serving.reads else None
     advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
-    threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
     pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
     servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
+    tasks: dict[str, Callable[[], None]] = {"advice": functools.partial(advice.run, stop)}
+    alone = (stop, config.collect.every_s, lambda: collector.leads)
+    if reader is not None:
+        tasks["serving"] = functools.partial(reader.run, stop)
     if config.lab.slurm_coordinators:
-        threading.Thread(
-            target=coordinators.run, args=(stop,), name="coordinators", daemon=True
-        ).start()
+        tasks["coordinators"] = functools.partial(coordinators.run, stop)
     if config.lab.admin_comment:
-        writer = CommentWriter(functools.partial(connect, config.collect.url))
-        every_s = config.collect.every_s
-        threading.Thread(
-            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
-        ).start()
+        tasks["admin-comment"] = functools.partial(CommentWriter(connected).run, *alone)
+    if config.lab.notices.users or config.lab.notices.accounts:
+        tasks["notices"] = functools.partial(NoticeSender(config, connected).run, *alone)
+    for name, task in tasks.items():
+        threading.Thread(target=task, name=name, daemon=True).start()
     poller.start()
     try:
         return _run(collector, stop, servers)
     finally:
         poller.stop()
+
+
+def _show_notices(config: Config, screen: Screen) -> int:
+    from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
+
+    found = NoticeSender(config, functools.partial(connect, config.collect.url)).pending()
+    for notice in found:
+        screen.say(f"to {', '.join(notice.to)}: {notice.subject}\n\n{notice.text}")
+    screen.say(f"{len(found)} to send")
+    return 0
 
 
 def _show(found: Checked, screen: Screen) -> None:
@@ -243,9 +252,16 @@ def collect(options: Options) -> int:
     show_default=True,
     help="With --add-token: how long the token is good.",
 )
+@option(
+    "--notices",
+    is_flag=True,
+    help="Print the statements and notices that would go out now, and exit.",
+)
 def lab(options: Options) -> int:
     """Serve pages and an API over the collected ledger, and collect from the nodes."""
     config = load(options.config, os.environ)
+    if options.notices:
+        return _show_notices(config, Screen())
     if options.action:
         if not options.name:
             raise click.UsageError("forget needs a USER")
