@@ -1,6 +1,6 @@
 # Build: packaging/image (make image), or docker build -t joulebook .
 #
-# The base must have Python 3.11 to 3.13: the locks have hashes for these. The collector of the chart
+# The base must have Python 3.11 to 3.14: the locks have hashes for these. The collector of the chart
 # speaks PostgreSQL, hence requirements-postgresql.lock (11 MiB more). For a release name
 # it by digest: --build-arg BASE=python:3.12-slim@sha256:...
 ARG BASE=python:3.12-slim-bookworm

@@ -30,9 +30,8 @@ def run(args: argparse.Namespace) -> list[Table]:
     table = Table("Saved, of what perfect foresight saves", ["curve", *titles])
     for zone, (name, known) in ZONES.items():
         values = curve(zone)
-        shares = []
+        planner, shares = StartPlanner(values, known), []
         for length, window in JOBS:
-            planner = StartPlanner(values, known)
             arrivals = range(min(values) + HISTORY_H, max(values) - window, 7 if args.quick else 1)
             found = [planner.choice(arrival, length, window) for arrival in arrivals]
             shares.append(100 * share_of_foresight([each for each in found if each is not None]))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import threading
 import time
@@ -120,6 +119,8 @@ class Span(SpanFigures):
 
     def _write(self, more: Mapping[str, int]) -> bool:
         """Write the file in one step or not at all."""
+        import json  # noqa: PLC0415 - not of those who only import us
+
         said = {"v": 1, "experiment": self.experiment, "entered_boottime_ns": self._entered_ns}
         if self._window:
             said |= {"within": self._chain.rpartition("_")[0], "window": self._window}

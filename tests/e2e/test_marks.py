@@ -138,7 +138,8 @@ def test_energy_from_entry_to_exit_is_the_marked_experiments(
             [sys.executable, "-m", "joulebook.mark", "by command", "--", "sh", "-c", command],
             env=here, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-        t0_ns, t1_ns = (round(float(up) * 1e9) for up in named.stdout.split()[::2])
+        clocks = [line.split()[0] for line in named.stdout.splitlines()]
+        t0_ns, t1_ns = (round(float(clocks[n]) * 1e9) for n in (0, -1))
         assert named.returncode == 7, "the command's own exit status"
         after = at_rest(daemon)
         energy = booked(daemon)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
@@ -58,17 +60,18 @@ def test_values_render_to_valid_objects_and_configurations(
         if "coreos" not in thing["apiVersion"]:
             kubernetes_validate.validate(thing, newest, strict=True)
     loaded = dict(configured(objects, tmp_path))
-    assert len(loaded) == 1 + ("ratesService" in values) + ("collector" in values)
-    if "ratesService" in values:
-        # What the nodes ask is what the service serves.
+    assert len(loaded) == 1 + ("lab" in values)
+    if "lab" in values:
+        # What the nodes ask is what the lab server answers.
         assert loaded["joulebook"].rates.price.kind == "server"
-        assert loaded["rates"].rates.price.kind == "energy-charts"
+        assert loaded["lab"].rates.price.kind == "energy-charts"
+
+
+LAB = {"lab": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
 
 
 def test_names_of_services_are_those_of_the_chart(build_dir: Path) -> None:
-    objects = rendered(
-        helm("4", build_dir), values={"ratesService": {"enabled": True}}, release="joulebook"
-    )
+    objects = rendered(helm("4", build_dir), values=LAB, release="joulebook")
     services = {name for kind, name in objects if kind == "Service"}
     named = re.findall(r'url = "http://([\w-]+):9817"', "".join(blocks("yaml")))
     assert named
@@ -181,4 +184,27 @@ def test_what_the_readme_says_to_type_is_taken(build_dir: Path) -> None:
             done = run(helm("4", build_dir), "template", *place)
             assert done.returncode == 0, done.stderr
         elif "--help" not in words:
-            parsed(*words[1:])
+            with contextlib.suppress(click.MissingParameter):  # named without its operands
+                parsed(*words[1:])
+
+
+def test_the_readmes_ways_to_install_need_no_placeholder() -> None:
+    """Until a release is published each says what to build first, and then names just that."""
+    text = (ROOT / "README.md").read_text()
+    deploy = text[text.index("## Deploy") : text.index("## What a paper says")]
+    assert not re.search(r"registry\.example|OWNER|<[A-Z]|\.\.\.", deploy)
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in deploy.splitlines()
+        if row.startswith("| ") and "where" not in row and "---" not in row
+    ]
+    ways = {"helm install": "make image", "apt install": "make deb", "docker run": "make image"}
+    for way, build in ways.items():
+        (row,) = (each for each in rows if way in each[2])
+        assert build in row[1]
+    # What is installed is what the build leaves: its path, and the name of the image.
+    assert "./.build/packages/joulebook_*.deb" in deploy
+    assert "out=${1:-.build/packages}" in (ROOT / "packaging/deb").read_text()
+    assert "tag=${1:-joulebook}" in (ROOT / "packaging/image").read_text()
+    assert yaml.safe_load((CHART / "values.yaml").read_text())["image"]["repository"] == "joulebook"
+    assert deploy.count("`pip install .") + deploy.count("`pip install '.[") >= 3

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from joulebook.core.money.amounts import IDLE_PARTS, NOTHING, Charge, Charges, Exact, Item
-from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.dataset import Selection
 from joulebook.core.report.rollup import net
 from joulebook.core.report.runs import Run, runs
 from joulebook.errors import InputError
 from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
 from joulebook.run_figures import NodeRuns, RunFigures
-from joulebook.units import NS_PER_S
+from joulebook.units import NS_PER_S, QUARTER_NS
 
 _FIELDS = ("job", "experiment", "user", "account")
 _MOST_CHARS = 256
 _MOST_RUNS = 1_000
 _FOREVER_S = 1 << 40
+_QUARTER_S = QUARTER_NS // NS_PER_S
 _REQUEUED = re.compile(r"\.r[0-9]+$")
 
 
@@ -36,19 +38,20 @@ def answer(ledger: Path | str, node: str, query: Mapping[str, str]) -> NodeRuns:
         **{f"{field}s": frozenset({name} - {""}) for field, name in names.items()},
     )
     with LedgerReader(ledger) as reader:
+        known = report_query.workloads(reader, wanted)
+        if not known:
+            return NodeRuns(node, reader.booked_to_utc_ns(()) / NS_PER_S)
+        # Rates and gaps of years are not read for a job of an hour.
+        began_s = min(each.started_utc_ns or 0 for each in known) // QUARTER_NS * _QUARTER_S
+        data = partial(report_query.account, reader, began_s, _FOREVER_S, wanted, node)
         # Of the meters first: what is booked while we read is then in the rows.
-        meters = {row.meter for row in _data(reader, wanted, node).postings}
-        booked_ns = reader.booked_to_utc_ns(meters)
-        family = runs(_data(reader, wanted, node))
+        booked_ns = reader.booked_to_utc_ns({row.meter for row in data().postings})
+        family = runs(data())
     # The id of an array is that of one of its tasks, too, which is then meant.
     found = [run for run in family if _is(run, names["job"])] or family
     if len(found) > _MOST_RUNS:
         raise InputError(f"more than {_MOST_RUNS} runs: use joulebook report", reason="query")
     return NodeRuns(node, booked_ns / NS_PER_S, tuple(map(_figures, found)))
-
-
-def _data(reader: LedgerReader, wanted: Selection, node: str) -> ReportData:
-    return report_query.account(reader, 0, _FOREVER_S, wanted, node)
 
 
 def _is(run: Run, job: str) -> bool:

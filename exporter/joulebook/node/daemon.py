@@ -237,9 +237,17 @@ class Daemon:
         """Take what the sensors gave; whether they gave a reading."""
         self._owners.poll()
         polls = [worker.collect() for worker in self._workers]
-        readings = [self._identified(reading) for poll in polls for reading in poll.readings]
+        within = frozenset[Meter]().union(*(worker.within for worker in self._workers))
+        readings = [
+            self._identified(reading)
+            for poll in polls
+            for reading in poll.readings
+            if reading.meter not in within
+        ]
         self._readings += readings
-        self._failures += [failure for poll in polls for failure in poll.failures]
+        self._failures += [
+            failure for poll in polls for failure in poll.failures if failure.meter not in within
+        ]
         self._statuses = tuple(status for poll in polls for status in poll.statuses)
         self._devices.update((status.meter, status) for status in self._statuses)
         return bool(readings)

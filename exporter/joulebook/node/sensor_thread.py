@@ -60,7 +60,7 @@ class SensorThread:
         self._failures: list[Failure] = []
         self._statuses: tuple[DeviceStatus, ...] = ()
         self.rejected: Mapping[str, int] = {}
-        """Implausible values of the driver, by reason."""
+        self.within: frozenset[Meter] = frozenset()
         self._errors: Counter[str] = Counter()
         self._last_success_s: float | None = None
         self._took_s: float | None = None
@@ -257,6 +257,7 @@ class SensorThread:
             self._failures.extend(failures)
             self._statuses = poll.statuses
             self.rejected = {**self.rejected, **poll.rejected}
+            self.within = self.within if error else poll.within
             self._errors.update(failure.reason for failure in poll.failures)
             self._in_call_since = None
             self._answered.set()

@@ -213,7 +213,21 @@ DEFAULTS = {
         "munge": True,
         "munge_socket": "",
         "proxy_user": "",
+        "proxy_secret_file": "",
+        "proxy_certificate": "",
         "proxy_header": "X-Remote-User",
+        "notices": {
+            "users": {},
+            "accounts": {},
+            "idle_gpu_hours": 0.0,
+            "smtp": "",
+            "smtp_tls": "starttls",
+            "smtp_user": "",
+            "smtp_password_file": "",
+            "sender": "",
+        },
+        "kubernetes": False,
+        "slurm_coordinators": False,
         "results": {},
         "admin_comment": False,
     },
@@ -702,12 +716,38 @@ def test_a_variable_that_is_misspelt_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("JOULEBOOK_PORT", "9816"),
+        ("JOULEBOOK_SERVER_PORT", "9816"),
+        ("JOULEBOOK_EXPERIMNT", "bert"),
+        ("JOULEBOOK_PORTS_9816", "x"),
+        ("JOULEBOOK_SERVICE_HOSTS", "x"),
+        ("JOULEBOOK_MARKSDIR", "/x"),
+    ],
+)
+def test_what_only_looks_like_what_others_set_is_named(name: str, value: str) -> None:
+    (said,) = misspelt({name: value})
+    assert said.startswith(f"{name}: no such setting")
+
+
+def test_everything_that_the_hooks_set_or_read_is_known(repository: Path) -> None:
+    hooks = (repository / "exporter/joulebook/hooks").glob("*.sh")
+    named = {name for path in hooks for name in re.findall(r"JOULEBOOK_[A-Z_]+", path.read_text())}
+    assert len(named) > 2
+    assert misspelt(dict.fromkeys(named, "x")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
         ("JOULEBOOK_LEDGER_PATH", "/x"),
         ("JOULEBOOK_EXPERIMENT", "bert"),
         ("JOULEBOOK_STAGE", "eval"),
         ("JOULEBOOK_MARKS_DIR", "/run/x"),
         ("JOULEBOOK_EVENTS_DIR", "/run/x"),
         ("JOULEBOOK_PASSWORD", "x"),
+        ("JOULEBOOK_URL", "http://n1:9816"),
+        ("JOULEBOOK_LAB_TOKEN", "x"),
+        ("JOULEBOOK_LAB_URL", "http://lab:9817"),
         ("JOULEBOOK_RATES_PRICE_TOKEN", "x"),
         ("JOULEBOOK_SERVICE_HOST", "10.0.0.1"),
         ("JOULEBOOK_SERVICE_PORT", "9816"),
@@ -715,6 +755,9 @@ def test_a_variable_that_is_misspelt_is_named() -> None:
         ("JOULEBOOK_COLLECTOR_SERVICE_HOST", "10.0.0.1"),
         ("JOULEBOOK_PORT", "tcp://10.0.0.1:9816"),
         ("JOULEBOOK_LAB_PORT", "tcp://10.0.0.1:9817"),
+        ("JOULEBOOK_LAB_SERVICE_PORT_HTTP_METRICS", "9816"),
+        ("JOULEBOOK_PORT_9816_TCP_PROTO", "tcp"),
+        ("JOULEBOOK_PORT", "udp://10.0.0.1:9816"),
         ("JOULEBOOK_PORT_9816_TCP", "tcp://10.0.0.1:9816"),
         ("JOULEBOOK_PORT_9816_TCP_ADDR", "10.0.0.1"),
     ],

@@ -17,7 +17,7 @@ from joulebook.clock import NodeClock
 from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.energy.audit import Audit, Verdict
 from joulebook.core.energy.meter import MeterState
-from joulebook.core.energy.readings import DeviceStatus, ProcessUse, Reading
+from joulebook.core.energy.readings import Component, DeviceStatus, Meter, ProcessUse, Reading
 from joulebook.core.ledger.advance import BookingPolicy
 from joulebook.core.ledger.state import Books
 from joulebook.core.workloads import Labels, WorkloadFacts, WorkloadId
@@ -124,6 +124,28 @@ def test_a_jobs_energy_is_booked_committed_and_shown(node: Node) -> None:
     assert [holder.workload for holder in view.holders[METER]] == [JOB]
     assert view.history
     assert view.statuses[0].meter == METER
+
+
+def test_a_meter_that_is_in_anothers_is_not_booked_besides(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = Meter(Component.CPU, "grace-0")
+    node.cards.meters = [METER, socket]
+    told = node.cards.poll
+    monkeypatch.setattr(
+        node.cards,
+        "poll",
+        lambda *, processes: msgspec.structs.replace(
+            told(processes=processes), within=frozenset({socket})
+        ),
+    )
+    view = node.tick(10)
+    assert booked_uj(view) > 0
+    node.cards.look_error = RuntimeError("once")  # a failed poll says nothing of it
+    node.tick()
+    node.cards.look_error = None
+    view = node.tick(10)
+    assert set(view.books.meters) == {METER}
 
 
 def test_nothing_uncommitted_is_shown_and_nothing_is_lost_when_the_disk_is_full(

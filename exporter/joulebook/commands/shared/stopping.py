@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from queue import SimpleQueue
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -18,11 +19,17 @@ def stop_asked() -> threading.Event:
     not support: we log that and go on, since systemd treats an exit by SIGHUP as clean and would
     not restart the service.
     """
-    stop = threading.Event()
+    stop, asked = threading.Event(), SimpleQueue[None]()
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
+    def wait() -> None:
+        asked.get()
         stop.set()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        # Not the event itself: its lock may be held by what the signal interrupted, a wait for it
+        # or the handler of the signal before, and would never be let go.
+        asked.put(None)
 
     def go_on(_signal: int, _frame: FrameType | None) -> None:
         # In a thread, since the handler may have interrupted a log call.
@@ -35,6 +42,7 @@ def stop_asked() -> threading.Event:
             name="sighup",
         ).start()
 
+    threading.Thread(target=wait, name="signals", daemon=True).start()
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup(1) has it

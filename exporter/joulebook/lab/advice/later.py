@@ -56,8 +56,9 @@ def advise(
 ) -> Iterator[Advice]:
     """Yield what the jobs of an owner would have saved at a start chosen by what was known."""
     for (cluster, labels), mine in by_owner(jobs).items():
-        site = curves.get(cluster)
-        if site is None or site.guide is None:
+        site = curves.get(cluster, SiteCurves())
+        guide = site.guide
+        if guide is None:
             continue
         savings, chosen, best, longest = [], 0.0, 0.0, 0
         for job in mine:
@@ -70,13 +71,13 @@ def advise(
             ):
                 continue
             arrival = job.started_s // HOUR_S
-            choice = site.guide.choice(arrival, hours, window_h)
+            choice = guide.choice(arrival, hours, window_h)
             if choice is None:
                 continue
             longest = max(longest, hours)
             chosen += (choice.at_once - choice.chosen) * job.energy_uj
             best += (choice.at_once - choice.best) * job.energy_uj
-            savings.append(JobSaving(job.shown, _saving(job, site, arrival, hours, window_h)))
+            savings.append(JobSaving(job.shown, _saving(job, site, arrival, choice.start, hours)))
         saving = together(each.saving for each in savings)
         if best <= 0 or not _worth(saving, mine):
             continue
@@ -107,11 +108,9 @@ def _said(site: SiteCurves, amount: float) -> str:
     return f"{units_text.co2e(int(amount))} CO2e".replace("\u202f", " ")
 
 
-def _saving(job: JobUse, site: SiteCurves, arrival: int, hours: int, window_h: int) -> Saving:
+def _saving(job: JobUse, site: SiteCurves, arrival: int, start: int, hours: int) -> Saving:
     """Return what the chosen start saves, in money and CO2e (which may be more than before)."""
-    assert site.guide is not None
     kwh = job.energy_uj / UJ_PER_KWH * site.pue
-    start = site.guide.start(arrival, hours, window_h)
     money: dict[str, int] = {}
     co2e = None
     if site.price is not None:

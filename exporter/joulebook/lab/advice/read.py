@@ -43,6 +43,10 @@ _AMOUNT = ("energy_uj", "idle_uj", "held_ns", "idle_ns")
 _QUARTER_S = 900
 
 
+_CHOSEN = (
+    "FROM {table} u JOIN workloads w ON w.id = u.workload JOIN owners o ON o.id = w.owner"
+    " WHERE u.day_s >= ? AND u.day_s < ?"
+)
 _IDLE_COST = f"""
 SELECT c.workload, k.item, k.currency, {halves("c.whole", "c.nano", "c.rest")}
 FROM charges c JOIN kinds k ON k.id = c.kind
@@ -66,30 +70,18 @@ EVERYBODY = Rows()
 def jobs(
     database: Database, span: tuple[int, int], rows: Rows, *, detailed: bool = True
 ) -> list[JobUse]:
-    """Return the jobs with GPU time in whole days; `detailed`: with their cards."""
-    chosen = (
-        "FROM {table} u JOIN workloads w ON w.id = u.workload JOIN owners o ON o.id = w.owner"
-        f" WHERE u.day_s >= ? AND u.day_s < ? AND {rows.where}"
-    )
+    """Return the jobs with GPU time in whole days; `detailed`: with their cards and charges."""
     asked = [span[0] // DAY_S * DAY_S, span[1], *rows.values]
     used: dict[int, dict[str, Amount]] = defaultdict(dict)
     for number, component, *sums in database.rows(
-        f"SELECT w.id, u.component, {halves(*_AMOUNT)} {chosen.format(table='used')}"
-        " GROUP BY w.id, u.component",
+        f"SELECT w.id, u.component, {halves(*_AMOUNT)} {_CHOSEN.format(table='used')}"
+        f" AND {rows.where} GROUP BY w.id, u.component",
         asked,
     ):
         used[number][component] = Amount(*wholes(sums))
     numbers = sorted(used, key=lambda n: -used[n].get(Component.GPU, ZERO).held_ns)[:MOST_JOBS]
-    paid: dict[int, Charges] = defaultdict(dict)
-    for number, item, currency, *sums in database.rows(
-        f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
-        f" {chosen.format(table='billed')} GROUP BY w.id, u.item, u.currency",
-        asked,
-    ):
-        paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
-    idle = [number for number in numbers if used[number].get(Component.GPU, ZERO).idle_ns]
-    for number, item, currency, *sums in one_by_some(database, _IDLE_COST, span, sorted(idle)):
-        paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
+    idle = sorted(n for n in numbers if used[n].get(Component.GPU, ZERO).idle_ns)
+    paid = _paid(database, span, rows, idle) if detailed else {}
     parts = report_query.parts(database, sorted(numbers))
     of_run: dict[WorkloadId, list[int]] = defaultdict(list)
     runs = put_together(parts)
@@ -112,6 +104,25 @@ def jobs(
         worst = [mine for mine, job in found[:MOST_DETAILED] if job.gpu.idle_ns > NS_PER_HOUR // 10]
         cards = _cards(database, span, worst)
     return [msgspec.structs.replace(job, cards=cards.get(mine[0], ())) for mine, job in found]
+
+
+def _paid(
+    database: Database,
+    span: tuple[int, int],
+    rows: Rows,
+    idle: Sequence[int],
+) -> dict[int, Charges]:
+    """Return what workloads were charged; of those that idled, what that cost as well."""
+    paid: dict[int, Charges] = defaultdict(dict)
+    for number, item, currency, *sums in database.rows(
+        f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
+        f" {_CHOSEN.format(table='billed')} AND {rows.where} GROUP BY w.id, u.item, u.currency",
+        [span[0] // DAY_S * DAY_S, span[1], *rows.values],
+    ):
+        paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
+    for number, item, currency, *sums in one_by_some(database, _IDLE_COST, span, idle):
+        paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})
+    return paid
 
 
 def _job(

@@ -51,8 +51,9 @@ def day_ahead(hour: int) -> int:
 
 
 class Choice(NamedTuple):
-    """The means over a job's hours: if it starts at once, as chosen, and at the best start."""
+    """A start, and the means over a job's hours: at once, as chosen, and at the best start."""
 
+    start: int
     at_once: float
     chosen: float
     best: float
@@ -64,12 +65,10 @@ class StartPlanner:
     def __init__(self, values: Mapping[int, float], known_until: KnownUntil) -> None:
         self._values = values
         self._known_until = known_until
-        self._forecasts: dict[tuple[int, int], list[float]] = {}
-
-    @property
-    def changes(self) -> bool:
-        """Return whether one start can be better than another."""
-        return len(set(self._values.values())) > 1
+        self._forecasts: dict[int, list[float]] = {}
+        self._choices: dict[tuple[int, int, int], Choice | None] = {}
+        self.changes = len(set(values.values())) > 1
+        """Whether one start can be better than another."""
 
     def value(self, hour: int) -> float | None:
         """Return what an hour's value turned out to be; `None`: not known."""
@@ -77,10 +76,10 @@ class StartPlanner:
 
     def forecast(self, hour: int, count: int) -> list[float]:
         """Return the values of `count` hours from `hour` on as expected when it begins."""
-        known = self._forecasts.get((hour, count))
-        if known is None:
-            known = self._forecasts[hour, count] = self._expected(hour, count)
-        return known
+        known = self._forecasts.get(hour, [])
+        if len(known) < count:
+            known = self._forecasts[hour] = self._expected(hour, max(count, _DAY))
+        return known[:count]
 
     def start(self, arrival: int, length: int, window: int) -> int:
         """Return when a job starts that arrives then and must end within the window.
@@ -101,13 +100,20 @@ class StartPlanner:
 
     def choice(self, arrival: int, length: int, window: int) -> Choice | None:
         """Return what a start would have come to; `None` if the window is not known by now."""
+        key = (arrival, length, window)
+        if key not in self._choices:
+            self._choices[key] = self._chosen(*key)
+        return self._choices[key]
+
+    def _chosen(self, arrival: int, length: int, window: int) -> Choice | None:
         span = [self._values.get(arrival + n) for n in range(window)]
         real = [value for value in span if value is not None]
         if len(real) < window or window < length:
             return None
         sums = _sums(real, length)
-        chosen = sums[self.start(arrival, length, window) - arrival]
-        return Choice(sums[0] / length, chosen / length, min(sums) / length)
+        start = self.start(arrival, length, window)
+        chosen = sums[start - arrival]
+        return Choice(start, sums[0] / length, chosen / length, min(sums) / length)
 
     def _expected(self, hour: int, count: int) -> list[float]:
         end = self._known_until(hour)

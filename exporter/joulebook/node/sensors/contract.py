@@ -23,6 +23,9 @@ class PollResult(msgspec.Struct, frozen=True, gc=False):
     statuses: tuple[DeviceStatus, ...] = ()
     rejected: Mapping[str, int] = {}
     """Implausible values by reason, since the sensor was created."""
+    within: frozenset[Meter] = frozenset()
+    """Meters of other sensors whose energy is in that of meters here, nobody knows in which: they
+    are not booked, or it would be twice."""
 
 
 KERNEL_CARDS = ("AMD-", "INTEL-")

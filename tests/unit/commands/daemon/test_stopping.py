@@ -69,3 +69,17 @@ def test_nohup_is_heeded() -> None:
     finally:
         os.close(ours)
         os.close(its)
+
+
+def test_a_signal_within_a_wait_is_no_deadlock() -> None:
+    """As two signals at once are, or one that comes as the main thread begins to wait."""
+    interrupted = """
+import signal
+from joulebook.commands.shared.stopping import stop_asked
+stop = stop_asked()
+with stop._cond:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+assert stop.wait(30)
+"""
+    subprocess.run([sys.executable, "-c", interrupted], check=True, timeout=60)

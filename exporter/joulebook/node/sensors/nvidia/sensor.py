@@ -86,7 +86,8 @@ class NvmlSensor:
         self._cards: dict[Meter, OpenGpu] = {}
         self._absent: dict[Meter, str] = {}  # known, but not enumerated: the reason
         self._unread: list[DeviceStatus] = []  # counted, but never opened
-        self._some_lost = self._has_sockets = False
+        self._some_lost = False
+        self._unpaired: frozenset[Meter] = frozenset()  # CPU sockets of nobody knows which module
         self._reopen_at_ns, self._reopen_ns = 0, REOPEN_FIRST_NS
 
     def owns(self, meter: Meter) -> bool:
@@ -164,7 +165,6 @@ class NvmlSensor:
             if not card.asleep():
                 try:
                     reading, status = card.poll(processes=processes)
-                    self._note_unpaired(card)
                 except SensorError as e:
                     reason = e.reason
                 except Exception as fault:
@@ -180,7 +180,9 @@ class NvmlSensor:
             statuses.append(card.status(now_ns, {}, {}))
         if processes:
             self._starts.keep({p.pid for reading in readings for p in reading.processes or ()})
-        return PollResult(tuple(readings), tuple(failures), tuple(statuses), self._refused())
+        return PollResult(
+            tuple(readings), tuple(failures), tuple(statuses), self._refused(), self._within()
+        )
 
     def _note_xids(self) -> None:
         """Count the errors reported by the driver since the last poll, and log each."""
@@ -207,18 +209,23 @@ class NvmlSensor:
         for gpu, socket in zip(gpus, paired(found, self._sysfs, gpus), strict=True):
             if gpu in cards:
                 cards[gpu].socket = socket
-        self._has_sockets = bool(found)
+        its_own = {card.socket.meter for card in cards.values() if card.socket}
+        self._unpaired = frozenset(socket.meter for socket in found) - its_own
 
-    def _note_unpaired(self, card: OpenGpu) -> None:
-        """Say that a CPU socket is booked twice, in its module too."""
-        if self._has_sockets and card.is_module and card.socket is None:
+    def _within(self) -> frozenset[Meter]:
+        """Return the CPU sockets that a module's counter may have in it, and say so."""
+        unpaired = [card for card in self._cards.values() if card.is_module and card.socket is None]
+        if not (unpaired and self._unpaired):
+            return frozenset()
+        for card in unpaired:
             _once.failed(
                 f"{card.meter.name} socket",
                 "GPU %s: its counter is that of its module, and which CPU socket is in it is not "
-                "known, so that the socket is booked twice. Let the daemon see the host's "
-                "/sys/devices/system, or set sensors.hwmon.enabled = false",
+                "known: the module is booked as the GPU's, and no socket. Let the daemon see the "
+                "host's /sys/devices/system",
                 card.meter.name,
             )
+        return self._unpaired
 
     def _refused(self) -> Mapping[str, int]:
         found = [refused for card in self._cards.values() if (refused := card.refused())]

@@ -153,14 +153,21 @@ def test_without_a_usable_topology_the_order_of_the_bus_decides(
     assert [parts[uuid][0].name for uuid in sorted(parts)] == [f"grace-{n}" for n in range(4)]
 
 
-def test_a_module_that_cannot_be_paired_is_said(
+def test_no_socket_is_booked_beside_a_module_that_cannot_be_paired(
     bench: MakeBench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    played(bench([GH200]), board(tmp_path / "one").hwmon, seconds=3)
-    assert "booked twice" not in caplog.text
-    played(bench([GH200]), board(tmp_path / "two", sockets=2).hwmon, seconds=3)
-    assert caplog.text.count("booked twice") == 1
-    assert "sensors.hwmon.enabled" in caplog.text
+    within = []
+    for name, sockets in (("one", 1), ("two", 2)):
+        place = bench([GH200])
+        hwmon = board(tmp_path / name, sockets=sockets).hwmon
+        sensor = NvmlSensor(place.clock, sysfs=place.sysfs, proc=place.proc, hwmon=hwmon)
+        sensor.open()
+        for _ in range(2):
+            place.scenario.advance(SECOND)
+            poll = sensor.poll(processes=False)
+        within.append({meter.name for meter in poll.within})
+    assert within == [set(), {"grace-0", "grace-1"}]
+    assert caplog.text.count("which CPU socket is in it is not known") == 1
 
 
 def test_a_module_that_does_not_answer_takes_no_other_ones_socket(
