@@ -199,7 +199,7 @@ def draw(to: Path, wanted: tuple[str, ...]) -> None:
                     for shot, path in SHOTS.items():
                         if not wanted or f"{shot}-{name}" in wanted:
                             browser.open(f"{base}{path}")
-                            browser.whole(mode.width)
+                            browser.whole(mode.width, 1400 if wanted else 20_000)
                             browser.picture(to / f"{shot}-{name}.png")
 
 
