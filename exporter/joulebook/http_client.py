@@ -213,22 +213,27 @@ class Web:
         *,
         post: bool = False,
         read_s: float | None = None,
+        json: bytes | None = None,
     ) -> HttpStream:
         """The same with the body still to be read, each part within `read_s`.
 
-        `fields` go into the query, or are posted as a form.
+        `fields` go into the query, or are posted as a form; `json` is posted as it is.
         """
         began_s = time.monotonic()
         asked = urlencode(fields or {})
         # Not packed: a few kilobytes could unpack to any size.
         own = {"User-Agent": f"joulebook/{__version__}", "Accept-Encoding": "identity"}
+        if json is not None:
+            own["Content-Type"] = "application/json"
+        elif post:
+            own |= _FORM
         connect_s = min(self.timeout_s, _CONNECT_S)
         with _failures():
             response = self._pool(url).request(
-                "POST" if post else "GET",
+                "GET" if json is None and not post else "POST",
                 f"{url}?{asked}" if asked and not post else url,
-                body=asked if post else None,
-                headers={**own, **(_FORM if post else {}), **(headers or {})},
+                body=asked if post else json,
+                headers={**own, **(headers or {})},
                 timeout=Timeout(connect=connect_s, read=read_s or self.timeout_s),
                 retries=False,
                 redirect=False,

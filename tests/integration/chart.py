@@ -46,15 +46,19 @@ EVERYTHING: Object = {
         },
     },
     "prometheusRule": {"enabled": True},
-    "dashboards": {"enabled": True},
-    "ratesService": {
-        "enabled": True,
-        "config": '[rates]\n[rates.price]\nkind = "energy-charts"\nzone = "DE-LU"\n',
-        "tokenSecret": "t",
-    },
+    "dashboards": {"enabled": True, "users": {"enabled": True}},
     "podLogs": {"enabled": True},
     "handover": {"tokenSecretName": "token"},
-    "collector": {"enabled": True, "caSecretName": "tls", "config": '[rates]\ncurrency = "EUR"\n'},
+    "lab": {
+        "enabled": True,
+        "caSecretName": "tls",
+        "publicUrl": "https://joules.example.org",
+        "feedTokenSecretName": "t",
+        "urlSecretName": "postgresql",
+        "replicas": 2,
+        "config": '[rates]\ncurrency = "EUR"\n[rates.price]\nkind = "energy-charts"\n'
+        'zone = "DE-LU"\n[lab]\nadmins = ["ada"]\n',
+    },
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
     "extraVolumes": [{"name": "more", "emptyDir": {}}],
     "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
@@ -70,6 +74,28 @@ POD_MONITOR: Object = {
     "podMonitor": EVERYTHING["serviceMonitor"],
 }
 """The same by a PodMonitor."""
+
+OLDER: Object = {
+    **{key: EVERYTHING[key] for key in ("handover", "serviceMonitor", "networkPolicy", "web")},
+    "ratesService": {
+        "enabled": True,
+        "port": 9900,
+        "config": '[rates]\n[rates.price]\nkind = "energy-charts"\nzone = "DE-LU"\n',
+        "tokenSecret": "t",
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "nodeSelector": {"pool": "infra"},
+    },
+    "collector": {
+        "enabled": True,
+        "port": 9901,
+        "caSecretName": "tls",
+        "storage": {"size": "20Gi"},
+        "config": '[rates]\ncurrency = "EUR"\n[rates.price]\nkind = "server"\n'
+        'url = "http://lab-joulebook-rates:9900"\n[rates.carbon]\nkind = "server"\n'
+        'url = "http://lab-joulebook-rates:9900"\n[collect]\nevery_s = 60\n',
+    },
+}
+"""Collector and rates service by the names that they had as deployments of their own."""
 
 NOTHING: Object = {
     "ledger": {"enabled": False},
@@ -88,6 +114,8 @@ MATRIX: dict[str, Object] = {
     "plain": {},
     "everything": EVERYTHING,
     "pod-monitor": POD_MONITOR,
+    "older-names": OLDER,
+    "older-rates": {"ratesService": OLDER["ratesService"]},
     "nothing": NOTHING,
     **{path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES},
 }

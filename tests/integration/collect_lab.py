@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,8 +146,15 @@ def busy(nodes: list[LiveNode], pause_s: float = 0.01) -> Iterator[None]:
 class CollectorProcess:
     """`joulebook collect` as a process of its own."""
 
-    def __init__(self, folder: Path, url: str, listen: str = "127.0.0.1:0", **keys: object) -> None:
-        self.folder, self.url = folder, url
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        listen: str = "127.0.0.1:0",
+        command: str = "collect",
+        **keys: object,
+    ) -> None:
+        self.folder, self.url, self.listen, self.command = folder, url, listen, command
         folder.mkdir(parents=True, exist_ok=True)
         token = folder / "collector-token"
         token.write_text(TOKEN)
@@ -161,7 +169,9 @@ class CollectorProcess:
             else:
                 lines.append(f"{key} = {str(value).lower()}")
         self.config = folder / "collector.toml"
-        self.config.write_text("[collect]\n" + "\n".join(lines) + "\n")
+        self.config.write_text(
+            "[collect]\n" + "\n".join(lines) + '\n[lab]\nlisten = "127.0.0.1:0"\n'
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def _command(self, *arguments: str) -> list[str]:
@@ -182,11 +192,20 @@ class CollectorProcess:
         """Begin, as a service unless reported otherwise."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self._command("collect", *arguments),
+                self._command(self.command, *arguments),
                 env={**os.environ, "PYTHONPATH": str(ROOT / "exporter")},
                 stdout=log,
                 stderr=log,
             )
+
+    def value(self, metric: str) -> float | None:
+        """A metric without labels; `None`: it does not answer yet."""
+        try:
+            with urllib.request.urlopen(f"http://{self.listen}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return None
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(metric))
 
     def kill(self) -> None:
         """kill -9."""

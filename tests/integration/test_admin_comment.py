@@ -14,6 +14,7 @@ from joulebook.core.money.amounts import Exact
 from joulebook.lab.admin_comment import CommentWriter, as_object, as_text
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import connect, opened
+from joulebook.lab.web.slurm import SlurmCoordinators
 
 KWH_UJ = 3_600_000_000_000
 
@@ -59,6 +60,13 @@ def test_real_jobs(short_tmp_path: Path) -> None:
         url = f"sqlite://{short_tmp_path / 'c.db'}"
         with opened(url, create=True) as database:
             ingest.take(database, first.page(0), "t1", int(time.time()), frozenset({"t1", "t2"}))
+        for words in ("account nlp", "account vision,account2", "user ada,grace account=nlp"):
+            cluster.run("sacctmgr", "-i", "add", *words.split())
+        cluster.run("sacctmgr", "-i", "add", "coordinator", "account=nlp", "names=ada,grace")
+        known = SlurmCoordinators(cluster.env)
+        known.refresh()
+        assert known()["nlp"] == {"ada", "grace"}
+        assert "vision" not in known()
         writer = CommentWriter(functools.partial(connect, url), cluster.env)
         writer.once()
         told = (as_object(comment(cluster, plain)) or {})["joulebook"]

@@ -220,3 +220,18 @@ def size_of(database: Database) -> int:
         int(database.rows("SELECT pg_table_size(?::regclass)", [f"{table}_202610"])[0][0])
         for table in ("postings", "charges", "rates_used")
     )
+
+
+def test_a_person_is_forgotten(postgresql: PostgreSql) -> None:
+    import psycopg
+    from tests.unit.lab.collected import test_forget
+
+    url = postgresql.new()
+    stands = test_forget.forgotten(url)
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("CHECKPOINT")
+        ((oid,),) = conn.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
+    files = (postgresql.folder / "data/base" / str(oid)).iterdir()
+    kept = b"".join(file.read_bytes() for file in files)
+    assert stands.encode() in kept
+    assert test_forget.NAME.encode() not in kept

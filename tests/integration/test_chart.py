@@ -15,7 +15,9 @@ from tests.integration.chart import (
     EXAMPLES,
     MATRIX,
     NOTHING,
+    OLDER,
     Object,
+    Objects,
     configured,
     daemon,
     environment,
@@ -116,7 +118,7 @@ def test_variables_of_the_users_win_and_no_name_stands_twice(binary: Path) -> No
     values = {
         **EVERYTHING,
         "extraEnv": own,
-        "collector": {"enabled": True, "extraEnv": [{"name": "JOULEBOOK_COLLECT_LISTEN"}]},
+        "lab": {**EVERYTHING["lab"], "extraEnv": [{"name": "JOULEBOOK_COLLECT_LISTEN"}]},
     }
     objects = rendered(binary, values=values)
     _, container = daemon(objects)
@@ -155,14 +157,12 @@ def test_pods_that_need_no_card_run_wherever_linux_does(binary: Path) -> None:
         binary,
         values={
             **EVERYTHING,
-            "ratesService": {"enabled": True, "nodeSelector": {"pool": "infra"}},
+            "lab": {**EVERYTHING["lab"], "nodeSelector": {"pool": "infra"}},
             "tolerations": [{"key": "all-nodes-have-it", "operator": "Exists"}],
         },
     )
-    rates = objects["Deployment", "lab-joulebook-rates"]["spec"]["template"]["spec"]
-    assert rates["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "infra"}
-    collector = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
-    assert collector["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    lab = the(objects, "Deployment")["spec"]["template"]["spec"]
+    assert lab["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "infra"}
     # Where every node is tainted, the pod of `helm test` must run nevertheless.
     tester = objects["Pod", "lab-joulebook-test"]["spec"]
     assert tester["nodeSelector"] == {"kubernetes.io/os": "linux"}
@@ -231,11 +231,10 @@ def test_programs_know_every_variable_argument_and_key(
     assert loaded["joulebook"].daemon.wait_for_sensors
     assert loaded.keys() == {
         "joulebook",
-        *(["rates"] if values.get("ratesService") else []),
-        *(["collector"] if values.get("collector") else []),
+        *(["lab"] if {"lab", "ratesService", "collector"} & values.keys() else []),
     }
-    if "rates" in loaded:
-        assert loaded["rates"].rates.price.kind == "energy-charts"
+    if "lab" in loaded:
+        assert loaded["lab"].rates.price.kind == "energy-charts"
 
 
 def test_every_key_says_what_is_lost_without_it() -> None:
@@ -243,16 +242,25 @@ def test_every_key_says_what_is_lost_without_it() -> None:
     text = (CHART / "values.yaml").read_text()
     for switch in (
         *("ledger", "kubelet", "hostSys", "podLogs", "hostProc", "hostPID", "kubernetesApi"),
-        *("rbac", "prometheusRule", "collector"),
+        *("rbac", "prometheusRule", "lab"),
     ):
         block = re.search(rf"((?:^ *#.*\n)*)^{switch}:(.*\n(?:^ .*\n)*)", text, re.MULTILINE)
         assert block, switch
         assert re.search(r"\bOff:", block[0]), switch
 
 
-def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: Path) -> None:
-    values = {"collector": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
-    objects = rendered(binary, values=values)
+def lab_pod(objects: Objects) -> tuple[Object, dict[str, str]]:
+    """The lab server's pod, and the variables of its only container."""
+    pod: Object = the(objects, "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, environment(container)
+
+
+LAB: Object = {"lab": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
+
+
+def test_the_lab_server_may_list_the_daemons_addresses_and_nothing_else(binary: Path) -> None:
+    objects = rendered(binary, values=LAB)
     assert the(objects, "Role")["rules"] == [
         {
             "apiGroups": ["discovery.k8s.io"],
@@ -260,16 +268,17 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
             "verbs": ["list", "watch"],
         }
     ]
-    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    variables = environment(container)
+    pod, variables = lab_pod(objects)
     service = objects["Service", variables["JOULEBOOK_COLLECT_KUBERNETES_SERVICE"]]["spec"]
     assert variables["JOULEBOOK_COLLECT_KUBERNETES_PORT_NAME"] in {
         port["name"] for port in service["ports"]
     }
     assert variables.keys() <= env_names().keys()
+    (container,) = pod["containers"]
     parsed(*container["args"])
-    assert load(None, variables).collect.kubernetes is True
+    config = load(None, variables)
+    assert config.collect.kubernetes is True
+    assert (config.lab.listen, config.collect.listen) == (":9817", ":9818")
     assert "JOULEBOOK_COLLECT_SERVER_NAME" not in variables
     assert container["securityContext"]["runAsNonRoot"] is True
     kept = the(objects, "PersistentVolumeClaim")["metadata"]["annotations"]
@@ -281,27 +290,105 @@ def test_the_collector_may_list_the_daemons_addresses_and_nothing_else(binary: P
         assert token == "token"
     assert environment(daemon(objects)[1])["JOULEBOOK_SERVER_TOKEN_FILE"].endswith("/token")
 
-    by_hand = {**values, "collector": {"enabled": True, "discovery": False, "urlSecretName": "pg"}}
+    by_hand = {**LAB, "lab": {"enabled": True, "discovery": False, "urlSecretName": "pg"}}
     objects = rendered(binary, values=by_hand)
     assert not {"Role", "RoleBinding", "PersistentVolumeClaim"} & kinds(objects)
-    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
-    assert pod["automountServiceAccountToken"] is False
+    assert lab_pod(objects)[0]["automountServiceAccountToken"] is False
 
 
-def test_a_collector_of_daemons_with_tls_knows_whose_certificate_they_have(binary: Path) -> None:
+def test_tokens_are_reviewed_only_where_the_configuration_says_so(binary: Path) -> None:
+    name = "lab-joulebook-lab-energy"
+    assert ("ClusterRole", name) not in rendered(binary, values=LAB)
+    lab = {"enabled": True, "discovery": False, "config": "[lab]\nkubernetes = true\n"}
+    objects = rendered(binary, values={**LAB, "lab": lab})
+    granted = [
+        (*rule["apiGroups"], *rule["resources"], *rule["verbs"])
+        for rule in objects["ClusterRole", name]["rules"]
+    ]
+    assert granted == [
+        ("authentication.k8s.io", "tokenreviews", "create"),
+        ("authorization.k8s.io", "subjectaccessreviews", "create"),
+    ]
+    (subject,) = objects["ClusterRoleBinding", name]["subjects"]
+    pod, _ = lab_pod(objects)
+    assert subject["name"] == pod["serviceAccountName"]
+    assert pod["automountServiceAccountToken"] is True
+
+
+def test_values_with_older_names_mean_the_same(binary: Path, tmp_path: Path) -> None:
+    """One deployment under all of its names, with the settings of both files and the old claim."""
+    objects = rendered(binary, values=OLDER)
+    pod, variables = lab_pod(objects)
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "infra"}
+    assert variables["HTTPS_PROXY"] == "http://proxy:3128"
+    config = dict(configured(objects, tmp_path))["lab"]
+    assert (config.rates.currency, config.collect.every_s) == ("EUR", 60)
+    assert (config.rates.price.kind, config.rates.price.url) == ("energy-charts", "")
+    assert config.rates.carbon.kind == "none", "it would ask itself"
+    assert config.collect.ca_file
+    claim = the(objects, "PersistentVolumeClaim")
+    assert claim["metadata"]["name"] == "lab-joulebook-collector"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    (books,) = (v for v in pod["volumes"] if v["name"] == "books")
+    assert books["persistentVolumeClaim"]["claimName"] == "lab-joulebook-collector"
+    (container,) = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for name, port, target in (
+        ("lab-joulebook-collector", 9901, config.collect.listen),
+        ("lab-joulebook-rates", 9900, config.lab.listen),
+        ("lab-joulebook-lab", 9817, config.lab.listen),
+    ):
+        spec = objects["Service", name]["spec"]
+        (met,) = (each for each in spec["ports"] if each["port"] == port)
+        assert f":{ports[met['targetPort']]}" == target
+        labels = the(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        assert spec["selector"].items() <= labels.items()
+
+
+def test_rates_alone_stay_rates_alone(binary: Path, tmp_path: Path) -> None:
+    objects = rendered(binary, values={"ratesService": OLDER["ratesService"]})
+    pod, variables = lab_pod(objects)
+    (container,) = pod["containers"]
+    assert parsed(*container["args"]).listen == ":9900"
+    assert not [name for name in variables if "COLLECT" in name]
+    assert not {"PersistentVolumeClaim", "Role"} & kinds(objects)
+    assert [
+        port["port"] for port in objects["Service", "lab-joulebook-rates"]["spec"]["ports"]
+    ] == [9900]
+
+
+def test_several_lab_servers_share_one_postgresql(binary: Path) -> None:
     objects = rendered(binary, values=EVERYTHING)
-    pod = objects["Deployment", "lab-joulebook-collector"]["spec"]["template"]["spec"]
-    collect = load(None, environment(pod["containers"][0])).collect
-    assert collect.scheme == "https"
+    deployment = the(objects, "Deployment")["spec"]
+    assert deployment["replicas"] == 2
+    assert "strategy" not in deployment, "one goes on while the other is replaced"
+    budget = the(objects, "PodDisruptionBudget")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": deployment["selector"]}
+    done = run(
+        binary, "template", "lab", str(CHART), "--set",
+        "lab.enabled=true,lab.replicas=2,handover.tokenSecretName=token",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "lab.replicas: several lab servers share one PostgreSQL" in done.stderr
+    one = the(rendered(binary, values=LAB), "Deployment")["spec"]
+    assert one["strategy"] == {"type": "Recreate"}, "one writes the file"
+
+
+def test_a_lab_server_of_daemons_with_tls_knows_whose_certificate_they_have(binary: Path) -> None:
+    pod, variables = lab_pod(rendered(binary, values=EVERYTHING))
+    config = load(None, variables)
+    assert config.collect.scheme == "https"
     # What also stands behind the Service, and in the certificate that the documentation asks for.
-    assert collect.server_name == "lab-joulebook.energy.svc"
-    assert collect.ca_file == "/etc/joulebook-ca/ca.crt"
+    assert config.collect.server_name == "lab-joulebook.energy.svc"
+    assert config.collect.ca_file == "/etc/joulebook-ca/ca.crt"
+    assert config.lab.public_url == "https://joules.example.org"
     (authority,) = (v["secret"] for v in pod["volumes"] if v["name"] == "ca")
     assert authority["items"] == [{"key": "ca.crt", "path": "ca.crt"}], "no private key"
 
 
-def test_a_collector_without_a_token_is_refused(binary: Path) -> None:
-    done = run(binary, "template", "lab", str(CHART), "--set", "collector.enabled=true")
+@pytest.mark.parametrize("name", ["lab", "collector"])
+def test_a_lab_server_without_a_token_is_refused(binary: Path, name: str) -> None:
+    done = run(binary, "template", "lab", str(CHART), "--set", f"{name}.enabled=true")
     assert done.returncode != 0
     assert "handover.tokenSecretName" in done.stderr
 

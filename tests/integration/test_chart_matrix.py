@@ -8,7 +8,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.integration.chart import EVERYTHING, MATRIX, POD_MONITOR, Objects, rendered
+from tests.integration.chart import EVERYTHING, MATRIX, OLDER, POD_MONITOR, Objects, rendered
 from tests.integration.helm import PACKAGES, helm
 from tests.integration.operator_crds import Models, faults, operator_models
 
@@ -117,10 +117,11 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
     assert set(selected(objects, "Service", "lab-joulebook")) == node
     pod_monitor = rendered(binaries[0], values=POD_MONITOR)
     assert set(selected(pod_monitor, "PodMonitor", "lab-joulebook")) == node
-    rates = {("Deployment", "lab-joulebook-rates")}
-    assert set(selected(objects, "Service", "lab-joulebook-rates")) == rates
-    collector = {("Deployment", "lab-joulebook-collector")}
-    assert set(selected(objects, "Service", "lab-joulebook-collector")) == collector
+    lab = {("Deployment", "lab-joulebook-lab")}
+    assert set(selected(objects, "Service", "lab-joulebook-lab")) == lab
+    older = rendered(binaries[0], values=OLDER)
+    for name in ("lab", "collector", "rates"):
+        assert set(selected(older, "Service", f"lab-joulebook-{name}")) == lab
     policy = objects["NetworkPolicy", "lab-joulebook"]["spec"]
     daemon_labels = objects["DaemonSet", "lab-joulebook"]["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= daemon_labels.items()
@@ -132,13 +133,16 @@ def test_selectors_meet_what_they_mean_and_nothing_else(binaries: list[Path]) ->
         and monitor["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
     }
     assert found == {"lab-joulebook"}
-    for name in ("collector", "rates"):
-        (key,) = selected(objects, "NetworkPolicy", f"lab-joulebook-{name}")
-        assert key == ("Deployment", f"lab-joulebook-{name}")
-        wanted = objects["ServiceMonitor", f"lab-joulebook-{name}"]["spec"]
-        service = objects["Service", f"lab-joulebook-{name}"]
-        assert wanted["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-        assert wanted["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    for made in (objects, older):
+        assert set(selected(made, "NetworkPolicy", "lab-joulebook-lab")) == lab
+        wanted = made["ServiceMonitor", "lab-joulebook-lab"]["spec"]
+        (service,) = (
+            each
+            for (kind, _), each in made.items()
+            if kind == "Service"
+            and wanted["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+        )
+        assert wanted["endpoints"][0]["port"] in {one["name"] for one in service["spec"]["ports"]}
     ports = {port["name"] for port in objects["Service", "lab-joulebook"]["spec"]["ports"]}
     for spec in (
         objects["ServiceMonitor", "lab-joulebook"]["spec"]["endpoints"],
@@ -166,19 +170,18 @@ def test_policies_let_in_who_is_named_and_our_own_that_ask(binaries: list[Path])
 
     node = pods("lab-joulebook", "DaemonSet")
     tester = pods("lab-joulebook-test", "Pod")
-    collector, rates = pods("lab-joulebook-collector"), pods("lab-joulebook-rates")
+    lab = pods("lab-joulebook-lab")
 
     def let_in(name: str) -> list[str]:
         (rule,) = objects["NetworkPolicy", name]["spec"]["ingress"]
         assert rule["from"][0] == EVERYTHING["networkPolicy"]["from"][0]
         wanted = [each["podSelector"]["matchLabels"] for each in rule["from"][1:]]
-        callers = {"node": node, "test": tester, "collector": collector, "rates": rates}
+        callers = {"node": node, "test": tester, "lab": lab}
         return [
             caller
             for caller, labels in callers.items()
             if any(each.items() <= labels.items() for each in wanted)
         ]
 
-    assert let_in("lab-joulebook") == ["test", "collector"]
-    assert let_in("lab-joulebook-collector") == []
-    assert let_in("lab-joulebook-rates") == ["node", "collector"]
+    assert let_in("lab-joulebook") == ["test", "lab"]
+    assert let_in("lab-joulebook-lab") == ["node"]

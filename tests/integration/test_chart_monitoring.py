@@ -21,8 +21,8 @@ RULES = {
 }
 VALUES = {
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-    "dashboards": {"enabled": True},
-    "collector": {"enabled": True, "urlSecretName": "ledger"},
+    "dashboards": {"enabled": True, "users": {"enabled": True}},
+    "lab": {"enabled": True, "urlSecretName": "ledger"},
     "handover": {"tokenSecretName": "token"},
 }
 
@@ -58,9 +58,21 @@ def test_the_sidecar_is_told_a_folder_and_billing_needs_postgresql(build_dir: Pa
     objects = rendered(helm("4", build_dir), values={"dashboards": {"enabled": True}})
     boards = [each for (kind, name), each in objects.items() if "-dashboard-" in name]
     names = {name for each in boards for name in each["data"]}
-    assert names == {path.name for path in DASHBOARDS} - {"joulebook-billing.json"}
+    others = {"joulebook-billing.json", "joulebook-mine.json", "joulebook-account.json"}
+    assert names == {path.name for path in DASHBOARDS} - others
     for each in boards:
         assert each["metadata"]["annotations"]["k8s-sidecar-target-directory"] == "Joulebook"
+
+
+def test_those_for_users_come_alone_and_to_a_folder_of_their_own(build_dir: Path) -> None:
+    objects = rendered(helm("4", build_dir), values={"dashboards": {"users": {"enabled": True}}})
+    boards = [each for (kind, name), each in objects.items() if "-dashboard-" in name]
+    assert {name for each in boards for name in each["data"]} == {
+        *("joulebook-mine.json", "joulebook-account.json"),
+    }
+    for each in boards:
+        folder = each["metadata"]["annotations"]["k8s-sidecar-target-directory"]
+        assert folder == "Joulebook for users"
 
 
 def test_every_rule_is_there_and_promtool_accepts_it(objects: Objects, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ def binary(request: pytest.FixtureRequest, build_dir: Path) -> Path:
         ("securityContext.runAsUser=abc", "runAsUser", "integer"),
         ("podSecurityContext.fsGroup=-1", "fsGroup", "minimum"),
         ("podSecurityContext.runAsNonRoot=no", "runAsNonRoot", "boolean"),
+        ("lab.publicUrl=joules.example.org", "publicUrl", "pattern"),
+        ("lab.replicas=0", "replicas", "minimum"),
+        ("collector.replicas=2", "replicas", "additional propert"),
         ("serviceMonitor.relabelings.a=b", "relabelings", "array"),
     ],
 )
@@ -46,7 +49,7 @@ def test_refuses_values_that_make_no_sense(binary: Path, wrong: str, named: str,
     )
 
 
-@pytest.mark.parametrize("key", ["config", "ratesService.config", "collector.config"])
+@pytest.mark.parametrize("key", ["config", "ratesService.config", "collector.config", "lab.config"])
 def test_refuses_a_configuration_that_no_daemon_can_read(binary: Path, key: str) -> None:
     part = key.rpartition(".")[0] or "ratesService"
     enabled = f"{part}.enabled=true,handover.tokenSecretName=token"

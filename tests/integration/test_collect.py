@@ -22,6 +22,7 @@ from tests.integration.collect_lab import (
     until,
 )
 from tests.integration.test_server import MUTUAL, TLS, renew, users, web
+from tests.ports import free_port
 
 from joulebook.lab.collected import renames
 from joulebook.lab.collected.database import opened
@@ -88,20 +89,37 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
         assert "is writable again" in collector.log
 
 
-def test_two_collectors_on_one_ledger_count_nothing_twice(
+def test_of_two_lab_servers_on_one_ledger_one_collects_and_the_other_takes_over(
     nodes: list[LiveNode], postgresql: pg.PostgreSql, tmp_path: Path
 ) -> None:
     url = postgresql.new()
     targets = [node.target for node in nodes]
-    both = [CollectorProcess(tmp_path / f"c{i}", url, targets=targets) for i in range(2)]
+    both = [
+        CollectorProcess(
+            tmp_path / f"c{i}", url, f"127.0.0.1:{free_port()}", command="lab", targets=targets
+        )
+        for i in range(2)
+    ]
+
+    def active(each: CollectorProcess) -> float | None:
+        return each.value("joulebook_collect_active")
+
     for each in both:
         each.start()
     try:
         with busy(nodes):
-            until("the first rows", lambda: quietly(url))
-            time.sleep(4)
+            until("one of them to collect", lambda: 1 in map(active, both) and quietly(url))
+            until("both to know", lambda: set(map(active, both)) == {0, 1})
+            first, second = sorted(both, key=lambda each: -(active(each) or 0))
+            assert "standing by" in second.log
+            assert second.value("joulebook_collect_pages_total") == 0
+            first.kill()
+            until("the other to take over", lambda: active(second) == 1)
+            first.run("collect", "--once")  # By hand, it may write at the same time.
+            first.start()
+            until("the first to stand by", lambda: active(first) == 0)
         until("all to be collected", lambda: collected(url) == truth(nodes))
-        balanced(both[0])
+        balanced(first)
         for each in both:
             assert each.stop() == 0
             assert "Traceback" not in each.log

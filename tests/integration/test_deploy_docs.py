@@ -60,17 +60,18 @@ def test_values_render_to_valid_objects_and_configurations(
         if "coreos" not in thing["apiVersion"]:
             kubernetes_validate.validate(thing, newest, strict=True)
     loaded = dict(configured(objects, tmp_path))
-    assert len(loaded) == 1 + ("ratesService" in values) + ("collector" in values)
-    if "ratesService" in values:
-        # What the nodes ask is what the service serves.
+    assert len(loaded) == 1 + ("lab" in values)
+    if "lab" in values:
+        # What the nodes ask is what the lab server answers.
         assert loaded["joulebook"].rates.price.kind == "server"
-        assert loaded["rates"].rates.price.kind == "energy-charts"
+        assert loaded["lab"].rates.price.kind == "energy-charts"
+
+
+LAB = {"lab": {"enabled": True}, "handover": {"tokenSecretName": "token"}}
 
 
 def test_names_of_services_are_those_of_the_chart(build_dir: Path) -> None:
-    objects = rendered(
-        helm("4", build_dir), values={"ratesService": {"enabled": True}}, release="joulebook"
-    )
+    objects = rendered(helm("4", build_dir), values=LAB, release="joulebook")
     services = {name for kind, name in objects if kind == "Service"}
     named = re.findall(r'url = "http://([\w-]+):9817"', "".join(blocks("yaml")))
     assert named

@@ -141,22 +141,29 @@ def answering(url: str, process: subprocess.Popen[bytes], timeout_s: float = 90)
 
 _AS = """
 import contextlib, io, os, sys
-from joulebook.commands.acct import acct
-with contextlib.redirect_stdout(io.StringIO()):
-    acct.main(sys.argv[3:], standalone_mode=False)  # Imports what is imported late.
+from joulebook import cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    cli.main(sys.argv[3:])  # Imports what is imported late.
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[1]))
-acct.main(sys.argv[3:], standalone_mode=False)
+sys.exit(cli.main(sys.argv[3:]))
 """
 """The command as another user, who may not be able to read this interpreter's modules."""
 
 
 def acct(lab: Running, user: str, *words: str) -> subprocess.CompletedProcess[str]:
     """`joulebook acct` as a user of this machine."""
+    return joulebook(lab, user, "acct", *words)
+
+
+def joulebook(
+    lab: Running, user: str, command: str, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """A command as a user of this machine."""
     who = pwd.getpwnam(user)
     return subprocess.run(
-        [sys.executable, "-c", _AS, str(who.pw_uid), str(who.pw_gid),
+        [sys.executable, "-c", _AS, str(who.pw_uid), str(who.pw_gid), command,
          "--config", str(lab.config), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT / "exporter"), "COLUMNS": "200"},
         capture_output=True,
@@ -218,6 +225,15 @@ def test_root_sees_everything(lab: Running) -> None:
     assert {job["user"] for job in json.loads(done.stdout)} == set(USERS), done.stderr
 
 
+def test_a_job_and_a_bill_need_no_right_on_a_file(lab: Running) -> None:
+    done = joulebook(lab, "nobody", "job", "--json", "201", "--lab")
+    assert f"{uj(201)}" in done.stdout, done.stderr
+    assert "not in the lab server" in joulebook(lab, "nobody", "job", "202", "--lab").stderr
+    done = joulebook(lab, "nobody", "bill", "show", "2026-11", "--format", "csv", "--lab")
+    assert "of-nobody" in done.stdout
+    assert "of-games" not in done.stdout
+
+
 def test_a_link_works_once(lab: Running) -> None:
     done = acct(lab, "nobody", "--web")
     link = done.stdout.strip()
@@ -240,6 +256,9 @@ def test_a_link_works_once(lab: Running) -> None:
     assert ask(link, post=True)[0] == 403
     assert ask(f"{lab.url}/leave", {"Cookie": own}, post=True)[0] == 303
     assert ask(f"{lab.url}/", {"Cookie": own})[0] == 401
+    logged = lab.config.with_name("log").read_text()
+    assert link.rpartition("/")[2] not in logged
+    assert own.partition("=")[2] not in logged
 
 
 def test_a_link_is_no_session_and_a_cookie_is_no_link(lab: Running) -> None:
@@ -308,7 +327,7 @@ def test_the_socket_knows_its_peer(lab: Running) -> None:
     # Who is root for the proxy is not root of this machine.
     assert over_socket(lab, "root", {})["admin"]
     assert not over_socket(lab, "www-data", {"X-Remote-User": "root"})["admin"]
-    assert over_socket(lab, "www-data", {"X-Remote-User": "a\tb"})["user"] == ""
+    assert over_socket(lab, "www-data", {"X-Remote-User": "a\tb"})["error"]
 
 
 def test_an_address_proves_nobody(lab: Running) -> None:
@@ -386,7 +405,10 @@ def test_from_the_command_line_to_a_copied_sentence(lab: Running) -> None:
         browser.shows("Job 201", "h1")
         # A phone: nothing is wider than the window, but for tables, which scroll on their own.
         browser.resize(390, 900)
-        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201"):
+        for path in (
+            "/?month=2026-11", "/me?month=2026-11", "/jobs?month=2026-11", "/job/201",
+            "/experiment?name=of-nobody", "/bills", "/bills/2026-11", "/leaderboards",
+        ):  # fmt: skip
             browser.open(f"{lab.url}{path}")
             assert browser.run("return document.documentElement.scrollWidth") <= browser.run(
                 "return window.innerWidth"
@@ -395,13 +417,54 @@ def test_from_the_command_line_to_a_copied_sentence(lab: Running) -> None:
         browser.shows("Nobody is logged in")
 
 
+def test_on_a_phone_no_figure_is_out_of_sight_and_results_are_ranked(lab: Running) -> None:
+    with chromium(390, 900) as browser:
+        browser.open(acct(lab, "nobody", "--web").stdout.strip())
+        browser.click("button.main")
+        browser.shows("Log out")
+        # Every cell of a table is within the window.
+        for path in ("/?month=2026-11", "/bills/2026-11", "/jobs?month=2026-11"):
+            browser.open(f"{lab.url}{path}")
+            assert browser.run(
+                "return [...document.querySelectorAll('td')].filter(each => each.textContent"
+                " && each.getBoundingClientRect().right > window.innerWidth).length"
+            ) == 0  # fmt: skip
+        browser.open(f"{lab.url}/leaderboards")
+        browser.run(
+            "document.querySelector('[name=name]').value = 'mine';"
+            "document.querySelector('[name=results]').value ="
+            " 'experiment,run,metric,value\\nof-nobody,201,accuracy,91';"
+        )
+        browser.click("button.main")
+        browser.shows("mine", "h1")
+        assert "of-nobody" in browser.text()
+
+
+def test_an_administrator_corrects_a_bill_in_the_browser(lab: Running) -> None:
+    with chromium() as browser:
+        browser.open(acct(lab, "root", "--web").stdout.strip())
+        browser.click("button.main")
+        browser.shows("Log out")
+        browser.open(f"{lab.url}/bills/2026-11")
+        browser.run(
+            "for (const each of document.querySelectorAll('details')) each.open = true;"
+            "for (const [name, value] of Object.entries({from: 'phys/nobody/of-nobody',"
+            " to: '(unallocated)', kwh: '1', why: 'a <b>test</b>'}))"
+            " document.querySelector(`[action$=corrections] [name=${name}]`).value = value;"
+        )
+        browser.click("[action$=corrections] button.main")
+        browser.shows("a <b>test</b>")
+
+
 def test_pages_ask_for_nothing_elsewhere_and_break_no_rule(lab: Running) -> None:
     with chromium() as browser:
         browser.open(acct(lab, "root", "--web").stdout.strip())
         browser.click("button.main")
         browser.shows("Log out")
-        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201", "/nodes",
-                     "/experiment?name=of-games"):  # fmt: skip
+        for path in (
+            "/?month=2026-11", "/jobs?month=2026-11", "/job/201", "/nodes", "/me", "/bills",
+            "/experiment?name=of-games", "/bills/2026-11", "/leaderboards",
+        ):  # fmt: skip
             browser.open(f"{lab.url}{path}")
             loaded = browser.run(
                 "return performance.getEntriesByType('resource').map(each => each.name)"

@@ -145,6 +145,11 @@ LAB: Mapping[str, Callable[[Window], Answer]] = {
 PANELS: Mapping[tuple[str, str], Callable[[Window], Answer]] = {
     **{("joulebook-lab", title): answer for title, answer in LAB.items()},
     **{("joulebook-experiment", title): answer for title, answer in LAB.items()},
+    **{
+        (uid, title): answer
+        for uid in ("joulebook-mine", "joulebook-account")
+        for title, answer in LAB.items()
+    },
     ("joulebook-lab", "Unattributed"): _nobody,
     ("joulebook-lab", "Energy by account"): lambda w: w.by(
         "experiment_energy_joules", account, J_PER_KWH

@@ -6,18 +6,18 @@ Defines the options of `collect` and `lab`, which share that ledger.
 from __future__ import annotations
 
 import functools
-import getpass
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import click
 
 from joulebook import log
-from joulebook.commands.shared.options import FILE, Options, command, option
+from joulebook.commands.access import forgotten, granted
+from joulebook.commands.shared.options import FILE, Options, argument, command, option
 from joulebook.commands.shared.stopping import stop_asked
 from joulebook.config import Config, load
 from joulebook.core.sanitize import one_line
@@ -31,7 +31,8 @@ from joulebook.lab.collected.check import Checked, check
 from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.rates_service import RatesPages
 from joulebook.lab.serving.reader import ServingReader
-from joulebook.lab.web.grants import LINK_S, GrantKind, Grants
+from joulebook.lab.web.grants import Grants
+from joulebook.lab.web.slurm import SlurmCoordinators
 from joulebook.rates.build import make_poller
 from joulebook.server.server import Server
 from joulebook.terminal import Screen
@@ -113,6 +114,7 @@ def _run(collector: Collector, stop: threading.Event, servers: Sequence[Server])
 def serve_lab(config: Config) -> int:
     """Collect, serve pages, API and rates, until told to stop."""
     try:
+        from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
         from joulebook.lab.web.server import LabServer, make_lab  # noqa: PLC0415 - of an extra
     except ImportError as error:
         raise ConfigError(
@@ -124,29 +126,42 @@ def serve_lab(config: Config) -> int:
     # The tables are there before the first page is asked for.
     with opened(config.collect.url, create=True):
         pass
-    rates, lab = RatesPages(poller), make_lab(config, poller)
+    coordinators = SlurmCoordinators()
+    rates, lab = RatesPages(poller), make_lab(config, poller, coordinators)
     connected = functools.partial(connect, config.collect.url)
-    reader = None
-    if config.serving.reads:
-        reader = ServingReader(config.serving, connected)
-        threading.Thread(target=reader.run, args=(stop,), name="serving", daemon=True).start()
+    reader = ServingReader(config.serving, connected) if config.serving.reads else None
     advice, served = AdviceGauges(connected, lab.to_come), lab.serving(reader)
-    threading.Thread(target=advice.run, args=(stop,), name="advice", daemon=True).start()
     pages = CollectorPages(collector, lambda: (*rates.families(), *served(), *advice.families()))
     servers: list[Server] = [LabServer(lab, pages, rates)]
     if config.collect.listen:
         servers.append(CollectorServer(config, pages))
+    tasks: dict[str, Callable[[], None]] = {"advice": functools.partial(advice.run, stop)}
+    alone = (stop, config.collect.every_s, lambda: collector.leads)
+    if reader is not None:
+        tasks["serving"] = functools.partial(reader.run, stop)
+    if config.lab.slurm_coordinators:
+        tasks["coordinators"] = functools.partial(coordinators.run, stop)
     if config.lab.admin_comment:
-        writer = CommentWriter(functools.partial(connect, config.collect.url))
-        every_s = config.collect.every_s
-        threading.Thread(
-            target=writer.run, args=(stop, every_s), name="admin-comment", daemon=True
-        ).start()
+        tasks["admin-comment"] = functools.partial(CommentWriter(connected).run, *alone)
+    if config.lab.notices.users or config.lab.notices.accounts:
+        tasks["notices"] = functools.partial(NoticeSender(config, connected).run, *alone)
+    for name, task in tasks.items():
+        threading.Thread(target=task, name=name, daemon=True).start()
     poller.start()
     try:
         return _run(collector, stop, servers)
     finally:
         poller.stop()
+
+
+def _show_notices(config: Config, screen: Screen) -> int:
+    from joulebook.lab.notices.send import NoticeSender  # noqa: PLC0415 - of an extra
+
+    found = NoticeSender(config, functools.partial(connect, config.collect.url)).pending()
+    for notice in found:
+        screen.say(f"to {', '.join(notice.to)}: {notice.subject}\n\n{notice.text}")
+    screen.say(f"{len(found)} to send")
+    return 0
 
 
 def _show(found: Checked, screen: Screen) -> None:
@@ -209,6 +224,14 @@ def collect(options: Options) -> int:
 
 
 @command()
+@argument(
+    "action",
+    type=click.Choice(["forget"]),
+    required=False,
+    metavar="[forget",
+    help="forget: replace the name of a user by a pseudonym, everywhere and for ever.",
+)
+@argument("name", required=False, metavar="USER]", help="The user to forget.")
 @option(
     "--link",
     is_flag=True,
@@ -229,35 +252,24 @@ def collect(options: Options) -> int:
     show_default=True,
     help="With --add-token: how long the token is good.",
 )
+@option(
+    "--notices",
+    is_flag=True,
+    help="Print the statements and notices that would go out now, and exit.",
+)
 def lab(options: Options) -> int:
     """Serve pages and an API over the collected ledger, and collect from the nodes."""
     config = load(options.config, os.environ)
+    if options.notices:
+        return _show_notices(config, Screen())
+    if options.action:
+        if not options.name:
+            raise click.UsageError("forget needs a USER")
+        with opened(config.collect.url, create=True) as database:
+            return forgotten(database, config, options.name, Screen())
     if options.add_token and not options.user:
         raise click.UsageError("--add-token needs --user NAME")
     if not (options.link or options.add_token or options.revoke_token):
         return serve_lab(config)
     with opened(config.collect.url, create=True) as database:
-        return _grant(Grants(database), config, options, Screen())
-
-
-def _grant(grants: Grants, config: Config, options: Options, screen: Screen) -> int:
-    """Make or end what lets somebody in; who may write the ledger may do so."""
-    who = getpass.getuser()
-    if options.link:
-        base = config.lab.public_url or f"http://{config.lab.listen}"
-        screen.say(
-            f"{base.rstrip('/')}/enter/{grants.make(GrantKind.LINK, who, 'command', LINK_S)}"
-        )
-        return 0
-    if options.revoke_token:
-        ended = grants.revoke(options.revoke_token)
-        grants.note(who, "command", f"token {options.revoke_token} revoked")
-        screen.say(f"{ended} tokens of that name have ended")
-        return 0 if ended else 1
-    screen.say(
-        grants.make(
-            GrantKind.TOKEN, options.user, "token", options.days * 86_400, options.add_token
-        )
-    )
-    grants.note(who, "command", f"token {options.add_token} for {options.user}")
-    return 0
+        return granted(Grants(database), config, options, Screen())

@@ -8,6 +8,38 @@ from urllib.parse import urlsplit
 from joulebook.config.node import Section, doc
 
 
+class NoticeSection(Section, frozen=True):
+    """Monthly statements, and notices of idle GPUs, to those who are listed here."""
+
+    users: Annotated[
+        dict[str, tuple[str, ...]],
+        doc(
+            "Users who get their statement once a month is closed, and where: mail addresses, "
+            "https:// URLs of webhooks (as Slack has them), or paths of files that hold such a "
+            'URL: "ada" = ["ada@example.org"].'
+        ),
+    ] = {}
+    accounts: Annotated[
+        dict[str, tuple[str, ...]],
+        doc("The same for accounts, whose statements have totals that name nobody."),
+    ] = {}
+    idle_gpu_hours: Annotated[
+        float,
+        doc(
+            "Tell the same ones when they had so many GPU-hours allocated but idle on a day (UTC). "
+            "0: never.",
+            ge=0,
+        ),
+    ] = 0.0
+    smtp: Annotated[str, doc("host:port of the mail server.")] = ""
+    smtp_tls: Annotated[
+        Literal["starttls", "tls", "none"], doc("Encryption of the connection to it.")
+    ] = "starttls"
+    smtp_user: Annotated[str, doc("User name there. Empty: it wants none.")] = ""
+    smtp_password_file: Annotated[str, doc("File with the password of `smtp_user`.")] = ""
+    sender: Annotated[str, doc("Address that mails come from.")] = ""
+
+
 class LabSection(Section, frozen=True):
     """The lab server: pages and an API over the collected ledger, for everybody in the lab."""
 
@@ -53,10 +85,36 @@ class LabSection(Section, frozen=True):
     proxy_user: Annotated[
         str,
         doc(
-            "Account of a reverse proxy that proves who its users are and asks on `socket`; only "
-            "this account may name others. Empty: none."
+            "Account of a reverse proxy that proves who its users are and asks on `socket`. A "
+            "proxy that proves itself may name others in `proxy_header`. Empty: none."
         ),
     ] = ""
+    proxy_secret_file: Annotated[
+        str,
+        doc(
+            "File of secrets, one a line, of a reverse proxy that asks over TCP and shows one in "
+            "the header X-Joulebook-Proxy-Secret. Empty: none."
+        ),
+    ] = ""
+    proxy_certificate: Annotated[
+        str,
+        doc(
+            "Name in the client certificate of a reverse proxy that asks by mutual TLS "
+            "(`client_ca_file` of `server.web_config`). Empty: none."
+        ),
+    ] = ""
+    kubernetes: Annotated[
+        bool,
+        doc(
+            "Accept tokens of Kubernetes that are made for the audience joulebook-lab. Whoever may "
+            "list the pods of a namespace sees all jobs of that account. Needs rights to create "
+            "tokenreviews and subjectaccessreviews."
+        ),
+    ] = False
+    slurm_coordinators: Annotated[
+        bool,
+        doc("Take the coordinators of accounts from sacctmgr, too, every ten minutes."),
+    ] = False
     results: Annotated[
         dict[str, str],
         doc(
@@ -72,6 +130,7 @@ class LabSection(Section, frozen=True):
         ),
     ] = False
     proxy_header: Annotated[str, doc("Header in which the proxy names the user.")] = "X-Remote-User"
+    notices: NoticeSection = NoticeSection()
 
 
 def lab_conflicts(lab: LabSection) -> Iterator[tuple[str, str]]:
@@ -82,10 +141,37 @@ def lab_conflicts(lab: LabSection) -> Iterator[tuple[str, str]]:
             yield f"lab.{key}", f"{value!r}: expected http(s)://host:port without a path"
     if lab.socket and not lab.socket.startswith("/"):
         yield "lab.socket", f"{lab.socket!r}: expected an absolute path"
+    if lab.proxy_secret_file and not lab.proxy_secret_file.startswith("/"):
+        yield "lab.proxy_secret_file", f"{lab.proxy_secret_file!r}: expected an absolute path"
     if lab.proxy_user and not lab.socket:
         yield "lab.proxy_user", "expected together with lab.socket, on which the proxy asks"
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", lab.proxy_header, re.ASCII):
         yield "lab.proxy_header", f"{lab.proxy_header!r}: expected the name of a header"
+    yield from _notice_conflicts(lab.notices)
+
+
+_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"
+
+
+def _notice_conflicts(notices: NoticeSection) -> Iterator[tuple[str, str]]:
+    by_mail = False
+    for key in ("users", "accounts"):
+        for name, destinations in getattr(notices, key).items():
+            for to in destinations:
+                mail = bool(re.fullmatch(_ADDRESS, to, re.ASCII)) and not to.startswith("/")
+                by_mail |= mail
+                if not mail and not re.fullmatch(r"https://[^\s@]+|/[^\s]+", to):
+                    yield (
+                        f'lab.notices.{key}."{name}"',
+                        f"{to!r}: expected a mail address, an https:// URL or an absolute path",
+                    )
+    if by_mail:
+        if not re.fullmatch(r"[^\s:]+:\d{1,5}", notices.smtp):
+            yield "lab.notices.smtp", f"{notices.smtp!r}: expected host:port of a mail server"
+        if not re.fullmatch(_ADDRESS, notices.sender, re.ASCII):
+            yield "lab.notices.sender", f"{notices.sender!r}: expected a mail address"
+    if bool(notices.smtp_user) != bool(notices.smtp_password_file):
+        yield "lab.notices.smtp_password_file", "expected together with lab.notices.smtp_user"
 
 
 class ServingTarget(Section, frozen=True):

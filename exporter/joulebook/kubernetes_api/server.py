@@ -23,6 +23,9 @@ CONNECT_S = 5.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """The most bytes of a list; the pods of one node take a megabyte or two."""
 
+MAX_REVIEW_BYTES = 1024 * 1024
+"""Of the answer to an object that was posted."""
+
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Of one event; etcd takes no object above 1.5 MiB."""
 
@@ -61,6 +64,17 @@ class ApiServer:
 
         Raises `ApiError`.
         """
+        return self._ask(path, query, None, read_s)
+
+    def create(self, path: str, item: bytes, *, within_s: float) -> bytes:
+        """Post an object, and return the one that is answered. Raises `ApiError`."""
+        answer = self._ask(path, {}, item, within_s)
+        with _asking(path), contextlib.closing(answer):
+            return answer.whole(MAX_REVIEW_BYTES, within_s)
+
+    def _ask(
+        self, path: str, query: Mapping[str, str], item: bytes | None, read_s: float
+    ) -> HttpStream:
         with self._lock:
             if self._sign_in is None:
                 self._sign_in = (
@@ -75,12 +89,14 @@ class ApiServer:
                 query,
                 {"Accept": "application/json", **proof()},
                 read_s=read_s,
+                json=item,
             )
-        if answer.status != 200:
+        if answer.status != (200 if item is None else 201):
             with contextlib.closing(answer):
                 said = one_line(answer.head())
             raise ApiError(
-                f"GET {path}: {answer.status} {said}", reason=_REASONS.get(answer.status, "busy")
+                f"{'GET' if item is None else 'POST'} {path}: {answer.status} {said}",
+                reason=_REASONS.get(answer.status, "busy"),
             )
         return answer
 
@@ -151,7 +167,7 @@ def _asking(path: str) -> Iterator[None]:
         yield
     except HttpFailure as error:
         reason = "too_large" if error.reason == "too_large" else "unreachable"
-        raise ApiError(f"GET {path}: {error}", reason=reason) from None
+        raise ApiError(f"{path}: {error}", reason=reason) from None
 
 
 def body(path: str, answer: HttpStream) -> bytes:
@@ -168,4 +184,4 @@ def lines(path: str, answer: HttpStream) -> Iterator[bytes]:
             *whole, rest = (rest + part).split(b"\n")
             yield from (line for line in whole if line)
             if len(rest) > MAX_LINE_BYTES:
-                raise ApiError(f"GET {path}: a line too long", reason="too_large")
+                raise ApiError(f"{path}: a line too long", reason="too_large")

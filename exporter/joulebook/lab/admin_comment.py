@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ _MOST = 2_000
 """Jobs in one pass; the rest is for the next one."""
 _BACK_S = 14 * 86_400
 """Jobs that ended longer ago are left alone."""
+_LATELY_S = 7_200
+"""Passes between look at jobs that ended so lately only."""
 _MISSING_S = 86_400
 """So long after its end a job is written although a node of it was never collected."""
 _PAUSE_S = 0.34
@@ -68,6 +70,20 @@ class AccountedJob(NamedTuple):
     comment: str
 
 
+class ClusterJob(NamedTuple):
+    """A job number in a cluster as the site names it; `""`: the site names none."""
+
+    cluster: str
+    number: str
+
+
+class DueJobs(NamedTuple):
+    """Jobs that can be written, with their names in the ledger, and jobs that miss a part."""
+
+    ready: dict[ClusterJob, list[str]]
+    waiting: set[ClusterJob]
+
+
 class CommentWriter:
     """Writes what jobs consumed into SLURM's accounting; `counts` says what became of them."""
 
@@ -76,92 +92,123 @@ class CommentWriter:
         connect: Callable[[], Database],
         environ: Mapping[str, str] = os.environ,
         now_s: Callable[[], float] = time.time,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
+        """`pause` waits so many seconds after each write."""
         self._connect = connect
         self._environ = environ
         self._now_s = now_s
+        self._pause = pause
+        self._all_at = 0.0
+        """When to look at all jobs again, and not at new ones only."""
+        self._waiting: set[ClusterJob] = set()
         self.counts: Counter[str] = Counter()
         """`written`, `foreign` (another tool's comment), `other` (another job of that number)."""
         self._exact: bool | None = None
         """Whether sacctmgr writes what it is given; `None`: not tried yet."""
 
-    def run(self, stop: threading.Event, every_s: float) -> None:
-        """Write now and then until told to stop."""
+    def run(self, stop: threading.Event, every_s: float, leads: Callable[[], bool]) -> None:
+        """Write now and then until told to stop, while this server `leads`."""
         while not stop.is_set():
-            try:
-                self.once(stop)
-                _once.recovered("admin_comment", "AdminComment is written again")
-            except (InputError, LedgerError) as error:
-                _once.failed("admin_comment", "AdminComment is not written: %s", error)
+            if leads():
+                self._pass(stop)
             stop.wait(every_s)
+
+    def _pass(self, stop: threading.Event) -> None:
+        try:
+            self.once(stop)
+            _once.recovered("admin_comment", "AdminComment is written again")
+        except (InputError, LedgerError) as error:
+            _once.failed("admin_comment", "AdminComment is not written: %s", error)
 
     def once(self, stop: threading.Event | None = None) -> None:
         """Look at all jobs that are due. Raises `InputError` if SLURM is of no help."""
         database = self._connect()
         try:
-            due = _due(database, int(self._now_s()))
-            numbers = sorted(due, key=int)[:_MOST]
-            for start in range(0, len(numbers), _AT_ONCE):
-                known = self._accounted(numbers[start : start + _AT_ONCE])
-                for number in numbers[start : start + _AT_ONCE]:
+            ready = self._due(database)
+            wanted = sorted(ready, key=lambda job: (int(job.number), job.cluster))[:_MOST]
+            for start in range(0, len(wanted), _AT_ONCE):
+                known = self._accounted({job.number for job in wanted[start : start + _AT_ONCE]})
+                for job in wanted[start : start + _AT_ONCE]:
                     if stop is not None and stop.is_set():
                         return
-                    if number in known:
-                        self._write(database, number, due[number], known[number])
+                    self._write(database, job, ready[job], known.get(job.number, ()))
         finally:
             database.close()
 
+    def _due(self, database: Database) -> dict[ClusterJob, list[str]]:
+        """Return the jobs to look at: those that ended lately or wait, and now and then all."""
+        now_s = self._now_s()
+        every = now_s >= self._all_at
+        since_s = int(now_s - (_BACK_S if every else _LATELY_S))
+        found = due(database, since_s, () if every else self._waiting)
+        if every:
+            self._all_at = now_s + _LATELY_S / 2
+        self._waiting = {*found.waiting, *found.ready}
+        return found.ready
+
     def _write(
-        self, database: Database, number: str, names: Sequence[str], job: AccountedJob
+        self,
+        database: Database,
+        job: ClusterJob,
+        names: Sequence[str],
+        there: Sequence[AccountedJob],
     ) -> None:
         wanted = Selection(workloads=frozenset(f"slurm/{name}" for name in names))
         with database.transaction(writes=False):
             found = totals(report_query.account(database, 0, FOREVER_S, wanted))
-        runs = _of_one_job(
-            [each for each in found if _is_in(each.workload.of_cluster, job.cluster)]
-        )
-        began_s = min((each.workload.started_utc_ns or 0 for each in runs), default=0) / NS_PER_S
-        last_s = max((each.workload.started_utc_ns or 0 for each in runs), default=0) / NS_PER_S
-        if not runs or not job.start_s - _SLACK_S <= last_s <= job.end_s + _SLACK_S:
-            self._done(database, number, job, int(began_s), "other")
-            return
+        runs = _of_one_job([each for each in found if each.workload.cluster == job.cluster])
+        if runs and (what := self._write_one(job.number, runs, there)):
+            self.counts[what] += 1
+            self._waiting.discard(job)
+            rows = [(job.cluster, name, 0, int(self._now_s()), what) for name in names]
+            with database.transaction():
+                database.upsert("lab_commented", rows)
+
+    def _write_one(
+        self, number: str, runs: Sequence[WorkloadTotals], there: Sequence[AccountedJob]
+    ) -> str:
+        """Return what became of a job; empty: it waits."""
+        last_s = max(each.workload.started_utc_ns or 0 for each in runs) / NS_PER_S
+        there = [one for one in there if _is_in(runs[0].workload.of_cluster, one)]
+        its = [one for one in there if one.start_s - _SLACK_S <= last_s <= one.end_s + _SLACK_S]
+        if not its:
+            return "other" if there else ""
+        job = its[0]
         nodes = {node for each in runs for node in each.nodes}
         if len(nodes) < job.nodes and self._now_s() < job.end_s + _MISSING_S:
-            return
+            return ""
         said = _said(runs, len(nodes), job.nodes)
         known = as_object(job.comment)
         if known is None or (known.keys() - {KEY} and self._exact is False):
-            self._done(database, number, job, int(began_s), "foreign")
-            return
+            return "foreign"
         if known.keys() - {KEY} and self._exact is None:
-            return  # The next pass knows.
+            return ""  # The next pass knows.
         if known.get(KEY) != said:
             self._modify(number, job.cluster, as_text({**known, KEY: said}))
             if self._exact is None:
-                stored = self._accounted([number]).get(number)
-                self._exact = (
-                    stored is not None
-                    and as_object(stored.comment) is not None
-                    and ("`" not in stored.comment)
-                )
-            time.sleep(_PAUSE_S)
-        self._done(database, number, job, int(began_s), "written")
+                self._exact = self._comes_back(number, job.cluster)
+            self._pause(_PAUSE_S)
+        return "written"
 
-    def _done(
-        self, database: Database, number: str, job: AccountedJob, start_s: int, what: str
-    ) -> None:
-        self.counts[what] += 1
-        with database.transaction():
-            database.upsert(
-                "lab_commented", [(job.cluster, number, start_s, int(self._now_s()), what)]
-            )
+    def _comes_back(self, number: str, cluster: str) -> bool:
+        """Return whether SLURM has the comment as it was written."""
+        stored = [
+            each.comment
+            for each in self._accounted({number}).get(number, ())
+            if each.cluster == cluster
+        ]
+        return bool(stored) and as_object(stored[-1]) is not None and "`" not in stored[-1]
 
-    def _accounted(self, numbers: Sequence[str]) -> dict[str, AccountedJob]:
+    def _accounted(self, numbers: Iterable[str]) -> dict[str, list[AccountedJob]]:
         text = self._ran(
-            "sacct", "-n", "-P", "-X", f"--delimiter={_FIELD}", f"--format={_FIELDS}",
-            "-S", "1970-01-02", "-E", "now", "-j", ",".join(numbers),
+            "sacct", "-n", "-P", "-X", "--allclusters", f"--delimiter={_FIELD}",
+            f"--format={_FIELDS}", "-S", "1970-01-02", "-E", "now", "-j", ",".join(sorted(numbers)),
         )  # fmt: skip
-        return dict(_records(text))
+        found: dict[str, list[AccountedJob]] = {}
+        for number, job in _records(text):
+            found.setdefault(number, []).append(job)
+        return found
 
     def _modify(self, number: str, cluster: str, comment: str) -> None:
         self._ran(
@@ -243,43 +290,51 @@ def _of_one_job(runs: Sequence[WorkloadTotals]) -> list[WorkloadTotals]:
     return found
 
 
-def _is_in(mine: str, cluster: str) -> bool:
-    return not mine or mine.lower() == cluster.lower()
+def _is_in(mine: str, job: AccountedJob) -> bool:
+    return not mine or mine.lower() == job.cluster.lower()
 
 
-def _due(database: Database, now_s: int) -> dict[str, list[str]]:
-    """Return the names in the ledger of jobs that are booked and not looked at, by job number."""
-    every = database.rows(
-        "SELECT w.workload, min(f.complete), min(coalesce(f.ended_utc_ns, 0)),"
-        " min(CASE WHEN l.position = l.last_seq THEN 1 ELSE 0 END)"
-        " FROM workloads w JOIN facts f ON f.workload = w.id JOIN ledgers l ON l.id = f.ledger"
-        " WHERE w.scheduler = 'slurm' AND (f.ended_utc_ns IS NULL OR f.ended_utc_ns > ?)"
-        " GROUP BY w.workload",
-        [(now_s - _BACK_S) * NS_PER_S],
-    )
-    names: dict[str, list[str]] = {}
-    waiting: set[str] = set()
-    for name, complete, ended_ns, current in every:
-        run = _RUN.fullmatch(name)
-        if run is None:
-            continue
-        names.setdefault(run[1], []).append(name)
-        if not (complete and ended_ns and current):
-            waiting.add(run[1])
-    seen: dict[str, int] = dict(
-        one_by_some(
-            database,
-            "SELECT job, max(made_s) FROM lab_commented WHERE job IN (*) GROUP BY job",
-            [],
-            sorted(names),
-        )
-    )
-    ended = {name: ended_ns // NS_PER_S for name, _, ended_ns, _ in every}
-    return {
-        number: mine
-        for number, mine in names.items()
-        if number not in waiting and max(ended[name] for name in mine) > seen.get(number, 0)
+_ENDED = """
+SELECT DISTINCT w.cluster, w.workload FROM facts f JOIN workloads w ON w.id = f.workload
+WHERE f.ended_utc_ns > ? AND w.scheduler = 'slurm' AND NOT EXISTS (
+ SELECT 1 FROM lab_commented c WHERE c.job = w.workload AND c.cluster = w.cluster
+ AND (c.made_s + 1) * 1000000000 > f.ended_utc_ns)
+"""
+
+_PARTS = """
+SELECT w.cluster, w.workload, min(f.complete), min(coalesce(f.ended_utc_ns, 0)),
+ min(CASE WHEN l.position = l.last_seq THEN 1 ELSE 0 END)
+FROM workloads w JOIN facts f ON f.workload = w.id JOIN ledgers l ON l.id = f.ledger
+WHERE w.scheduler = 'slurm' AND w.workload IN (*) GROUP BY w.cluster, w.workload
+"""
+
+
+def due(database: Database, since_s: int, more: Iterable[ClusterJob] = ()) -> DueJobs:
+    """Return the jobs that ended since and were not looked at after that, and those of `more`.
+
+    A job that was put back has a name for each run; the last one that ended brings those before.
+    """
+    runs = {job: 0 for job in more}
+    for cluster, name in database.rows(_ENDED, [since_s * NS_PER_S]):
+        if run := _RUN.fullmatch(name):
+            job = ClusterJob(cluster, run[1])
+            runs[job] = max(runs.get(job, 0), int(run[2] or 0))
+    names = {
+        name: number
+        for (_, number), last in runs.items()
+        for name in (number, *(f"{number}.r{restart}" for restart in range(1, last + 1)))
     }
+    ready: dict[ClusterJob, list[str]] = {}
+    waiting: set[ClusterJob] = set()
+    for cluster, name, complete, ended_ns, current in one_by_some(
+        database, _PARTS, [], sorted(names)
+    ):
+        job = ClusterJob(cluster, names[name])
+        if job in runs:
+            ready.setdefault(job, []).append(name)
+            if not (complete and ended_ns and current):
+                waiting.add(job)
+    return DueJobs({job: mine for job, mine in ready.items() if job not in waiting}, waiting)
 
 
 def _records(text: str) -> Iterator[tuple[str, AccountedJob]]:

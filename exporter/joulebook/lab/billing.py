@@ -17,7 +17,7 @@ from joulebook.core.report.tally import ENOUGH
 from joulebook.core.sanitize import one_line
 from joulebook.core.workloads import Labels
 from joulebook.errors import ConfigError, InputError
-from joulebook.lab.collected import bills, corrections, months, report_query
+from joulebook.lab.collected import audit, bills, corrections, months, report_query
 from joulebook.lab.collected.bills import MonthBill
 from joulebook.lab.collected.corrections import Reason, Transfer
 from joulebook.lab.collected.database import Database
@@ -65,20 +65,26 @@ class WantedClose(NamedTuple):
     anyway: bool = False
 
 
-def close(database: Database, wanted: WantedClose, who: str, now_s: int) -> list[tuple[str, int]]:
+def close(
+    database: Database, wanted: WantedClose, who: str, now_s: int, how: str = audit.COMMAND
+) -> list[tuple[str, int]]:
     """Close a month permanently, or return the nodes that have not reported all of it.
 
-    Raises `InputError`.
+    `how` says how it is known who does so. Raises `InputError`.
     """
     is_over = wanted.month < months.month_of(now_s)
     late = bills.behind(database, wanted.month) if is_over and not wanted.anyway else []
     if not late:
-        bills.close(database, wanted.month, who, now_s)
+        bills.close(database, wanted.month, who, now_s, how)
     return late
 
 
 def correct(
-    database: Database, wanted: WantedCorrection, who: str, now_s: int
+    database: Database,
+    wanted: WantedCorrection,
+    who: str,
+    now_s: int,
+    how: str = audit.COMMAND,
 ) -> tuple[int, int, BilledOwner, BilledOwner]:
     """Write a correction; return its number, its month and both owners.
 
@@ -95,7 +101,7 @@ def correct(
             f"{months.shown(wanted.month)}: nothing was billed in it; {wanted.mark}anyway corrects "
             "it nevertheless, without a month it is the open one"
         )
-    reason = Reason("correction", who, wanted.why, now_s)
+    reason = Reason("correction", who, wanted.why, now_s, how)
     number, month = corrections.correct(database, giver, taker, amounts, reason, wanted.month)
     return number, month, giver, taker
 

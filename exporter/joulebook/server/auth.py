@@ -49,9 +49,13 @@ class Tokens:
     admitted: the last token may have been revoked.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises `ConfigError`: at the start, a file that cannot be used is fatal."""
+    def __init__(self, path: Path, key: str = "server.token_file") -> None:
+        """Raises `ConfigError`: at the start, a file that cannot be used is fatal.
+
+        `key` is the setting that names the file.
+        """
         self._path = path
+        self._key = key
         self._digests = ReloadedFile(self._load)
 
     def fits(self, token: bytes) -> bool:
@@ -59,11 +63,11 @@ class Tokens:
         digests: tuple[bytes, ...] = ()
         try:
             if self._digests.refresh():
-                logger.info("server.token_file: %s has changed and is in use", self._path)
-            _once.recovered("token_file", "server.token_file: in use again")
+                logger.info("%s: %s has changed and is in use", self._key, self._path)
+            _once.recovered(self._key, "%s: in use again", self._key)
             digests = self._digests.value
         except ConfigError as error:
-            _once.failed("token_file", "collection is not possible: %s", error, level=logging.ERROR)
+            _once.failed(self._key, "nobody is admitted: %s", error, level=logging.ERROR)
         shown = hashlib.blake2b(token).digest()
         fits = False
         for digest in digests:
@@ -75,11 +79,11 @@ class Tokens:
             lines = read_secret(note(self._path)).split()
         except OSError as error:
             raise ConfigError(
-                f"server.token_file: {shown_path(self._path)}: cannot be read: {error.strerror}"
+                f"{self._key}: {shown_path(self._path)}: cannot be read: {error.strerror}"
             ) from None
         if not lines or any(len(line) < _LEAST or not line.isascii() for line in lines):
             raise ConfigError(
-                f"server.token_file: {self._path}: expected tokens of {_LEAST} or more ASCII "
+                f"{self._key}: {self._path}: expected tokens of {_LEAST} or more ASCII "
                 "characters, one a line (openssl rand -hex 32)"
             )
         return tuple(hashlib.blake2b(line).digest() for line in lines)

@@ -14,7 +14,6 @@ import fcntl
 import functools
 import logging
 import socket
-import struct
 import termios
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from uvicorn.server import ServerState
 
 from joulebook.log import LogOnce
 from joulebook.server.desk import Busy, WorkerPool
+from joulebook.server.peers import PEER_NAMES, PEER_UID, peer_names, peer_uid
 from joulebook.server.routes import App
 from joulebook.server.web_config import WebConfig, WebConfigFile
 
@@ -70,18 +70,6 @@ def _say_plain(peer: str) -> None:
         )
 
 
-PEER_UID = "uid:"
-"""On a Unix socket a client's address is this and the uid of its process, as the kernel says."""
-
-
-def _peer_uid(transport: asyncio.Transport) -> int | None:
-    client = transport.get_extra_info("socket")
-    if client is None or client.family != socket.AF_UNIX:
-        return None
-    told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", told)[1])
-
-
 class _Connection(H11Protocol):
     """One client, with the clock that it is under."""
 
@@ -92,8 +80,10 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if (uid := _peer_uid(transport)) is not None:
+        if (uid := peer_uid(transport)) is not None:
             self.client = (f"{PEER_UID}{uid}", 0)
+        if names := peer_names(transport):
+            self.app_state = {PEER_NAMES: names}
         self.since = self.loop.time()
         self._owing_since: float | None = None
         self.stir()

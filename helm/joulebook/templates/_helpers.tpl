@@ -135,17 +135,7 @@ tolerations:
 {{- index . 1 }}
 {{- end }}
 
-{{- define "joulebook.ratesLabels" -}}
-app.kubernetes.io/name: {{ include "joulebook.fullname" . }}-rates
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
-{{- end }}
-
 {{- define "joulebook.testLabels" -}}
 app.kubernetes.io/name: {{ include "joulebook.name" . }}-test
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
-{{- end }}
-
-{{- define "joulebook.collectorLabels" -}}
-app.kubernetes.io/name: {{ include "joulebook.fullname" . }}-collector
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}

@@ -63,6 +63,11 @@ class FakeApi:
         self.dra = dra
         self.calls: Counter[str] = Counter()
         self.forbidden: set[str] = set()
+        self.reviews: dict[str, Object] = {}
+        """Status of a TokenReview by token; for one that is not here `authenticated: false`."""
+        self.listers: set[tuple[str, str]] = set()
+        """Who may list the pods of a namespace; of the namespace `""`: of all."""
+        self.asked: list[Object] = []
         self.port = port
         self.changed = threading.Condition()
         self._objects: dict[tuple[str, str], Object] = {}
@@ -333,6 +338,27 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(
             200, {"kind": "List", "metadata": {"resourceVersion": version}, "items": items}
         )
+
+    def do_POST(self) -> None:
+        resource = urlsplit(self.path).path.rpartition("/")[2]
+        item = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.fake.calls[f"create {resource}"] += 1
+        self.fake.asked.append(item)
+        if not self.fake.accepts(self.headers.get("Authorization")):
+            return self._status(401, "Unauthorized", "Unauthorized")
+        if resource in self.fake.forbidden:
+            return self._status(403, "Forbidden", f"{resource} is forbidden: cannot create")
+        spec = item["spec"]
+        if item["kind"] == "TokenReview":
+            status = self.fake.reviews.get(spec["token"], {"user": {}, "error": "invalid token"})
+        elif item["kind"] == "SubjectAccessReview":
+            wanted = spec["resourceAttributes"]
+            listers = {(spec["user"], ""), (spec["user"], wanted.get("namespace", ""))}
+            is_pods = (wanted["verb"], wanted["resource"]) == ("list", "pods")
+            status = {"allowed": is_pods and bool(listers & self.fake.listers)}
+        else:
+            return self._status(404, "NotFound", "the server could not find the resource")
+        return self._json(201, {**item, "status": status})
 
     def _resource(self, path: str) -> str | None:
         if path == PODS:

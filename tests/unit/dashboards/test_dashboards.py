@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dashboards.generator.panel import Basis
 from dashboards.generator.recording import SPENT
-from dashboards.generator.shelf import BOARDS, files
+from dashboards.generator.shelf import BOARDS, USER_BOARDS, files
 from tests.lab.grafana import (
     FILES,
     ROOT,
@@ -120,7 +120,7 @@ def selectors(node: object) -> list[Any]:
 
 
 def test_there_are_the_dashboards_of_the_table_and_no_others() -> None:
-    assert set(BY_UID) == {board.uid for board in BOARDS}
+    assert set(BY_UID) == {board.uid for board in (*BOARDS, *USER_BOARDS)}
     assert set(BY_UID) >= UIDS
     assert {f"dashboards/{path.name}" for path in FILES} == {
         name for name in files() if name.endswith(".json")
@@ -153,13 +153,31 @@ def test_every_expression_parses_and_asks_for_what_there_is(where: str, expressi
             assert [n for n in METRICS if re.fullmatch(by_name.value, n)]
 
 
+@pytest.mark.parametrize("label", ["user", "account"])
+@pytest.mark.parametrize("uid", [board.uid for board in USER_BOARDS])
+def test_a_proxy_can_narrow_every_selector_of_a_users_dashboard(uid: str, label: str) -> None:
+    found = [
+        selector
+        for where, expression in all_expressions()
+        if where.startswith(f"{uid}/")
+        for selector in selectors(promql_parser.parse(expression))
+    ]
+    assert len(found) > 20
+    for selector in found:
+        # Of series that have the label, so that the proxy's matcher finds them.
+        assert label in METRICS[selector.name], selector.name
+        assert {"user", "account"} & {m.name for m in selector.matchers.matchers}, selector.name
+        assert not re.search("node|gpu_power|price|rate|remainder|meter_", selector.name)
+
+
 @BOARD
 def test_dashboard_lint(board: dict[str, Any]) -> None:
     """The rules of grafana/dashboard-linter that concern dashboards, templates and targets."""
     assert board["title"]
     assert board["uid"]
     assert board["editable"] is True
-    assert "joulebook" in board["tags"]
+    users = board["uid"] in {each.uid for each in USER_BOARDS}
+    assert board["tags"] == ["joulebook-users" if users else "joulebook"]
     assert "__inputs" not in board
     variables = {v["name"]: v for v in board["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
@@ -256,7 +274,7 @@ def test_links_lead_to_dashboards_that_know_what_is_handed_over(board: dict[str,
     menu, leaderboard = board["links"]
     assert leaderboard["url"].endswith("/docs/leaderboard.md")
     assert menu["type"] == "dashboards"
-    assert menu["tags"] == ["joulebook"]
+    assert menu["tags"] == board["tags"]
     assert menu["keepTime"]
     assert menu["includeVars"]
 

@@ -71,6 +71,8 @@ class Collector:
         self.taken: Counter[str] = Counter()
         """Pages, rows and late entries since the start."""
         self.database_problem = ""
+        self.standby = False
+        """Whether another server with the same database collects."""
         self.turned = time.monotonic()
         """When it last checked for due targets."""
         self._client = client
@@ -82,8 +84,13 @@ class Collector:
         self._ledger_of: dict[str, str] = {}
         self._answers: queue.SimpleQueue[NodeAnswer] = queue.SimpleQueue()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this server, of all with the same database, does what must be done once."""
+        return self._database is not None
+
     def run(self, stop: threading.Event) -> None:
-        """Collect until reported to stop."""
+        """Collect until told to stop, or stand by while another server does."""
         with ThreadPoolExecutor(self.settings.parallel, thread_name_prefix="ask") as pool:
             while not stop.is_set():
                 self._turn(pool, spread_s=min(self.settings.every_s, 60.0))
@@ -117,7 +124,7 @@ class Collector:
         self._look(self.turned, spread_s)
         if self._database is None and self.turned >= self._next_try:
             try:
-                self._database = self._open()
+                self._take_over()
             except LedgerError as error:
                 self._lost(error)
         if self._database is not None:
@@ -230,6 +237,18 @@ class Collector:
                 self._refused(target, "order", f"{target}: returns a different ledger each time")
                 return
             self.states.again(target, time.monotonic())
+
+    def _take_over(self) -> None:
+        """Open the ledger to collect, unless another server does."""
+        database = self._open()
+        self.standby = not database.leads()
+        if self.standby:
+            _once.failed("standby", "another server collects: standing by", level=logging.INFO)
+            database.close()
+            self._next_try = self.turned + _DATABASE_S
+            return
+        _once.recovered("standby", "the other server has ended: collecting")
+        self._database = database
 
     def _open(self) -> Database:
         database = self._connect()

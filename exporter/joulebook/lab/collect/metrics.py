@@ -69,6 +69,7 @@ COLLECTOR: tuple[Metric, ...] = (
     _metric(_C, "rows_total", "Rows written to the ledger."),
     _metric(_C, "late_total", "Workloads and days that arrived after their month was closed."),
     _metric(_G, "database_up", "1 if the collected ledger is writable, else 0."),
+    _metric(_G, "active", "1 if this server collects, 0 if another one of its database does."),
     _metric(_G, "discovery_up", "1 if every source of targets was read, else 0."),
 )
 """Every metric of the collector, in the order of exposition."""
@@ -151,6 +152,9 @@ class CollectorPages:
         collector = self._collector
         targets = sorted(collector.states.targets.copy().items())
         yield "joulebook_collect_targets", [((), len(targets))]
+        yield "joulebook_collect_active", [((), int(collector.leads))]
+        if collector.standby:  # Of another server's targets it knows nothing.
+            targets = []
         yield (
             "joulebook_collect_target_up",
             [

@@ -15,7 +15,7 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Charge, Charges, Exact, Item, add
 from joulebook.core.money.rates import NANO, PER_KWH
 from joulebook.errors import InputError
-from joulebook.lab.collected import months
+from joulebook.lab.collected import audit, months
 from joulebook.lab.collected.database import Database, Row
 from joulebook.lab.collected.months import after, begin_s, month_of
 from joulebook.lab.collected.rollup import closed_to
@@ -305,9 +305,10 @@ def behind(database: Database, month: int) -> list[tuple[str, int]]:
     return [(node, told_s) for node, told_s in reported(database) if told_s < end_s]
 
 
-def close(database: Database, month: int, who: str, now_s: int) -> None:
-    """Close a month permanently. Raises `InputError` if it is not over, or an earlier one is
-    open.
+def close(database: Database, month: int, who: str, now_s: int, how: str = audit.COMMAND) -> None:
+    """Close a month permanently; `how` says how it is known who does so.
+
+    Raises `InputError` if it is not over, or an earlier one is open.
     """
     if not who.strip():
         raise InputError("a month is closed by somebody", reason="unsigned")
@@ -330,3 +331,4 @@ def close(database: Database, month: int, who: str, now_s: int) -> None:
             )
         database.rows("INSERT INTO periods VALUES (?, ?, ?)", [month, now_s, who])
         database.rows("UPDATE closing SET closed_to = ? WHERE one = 1", [month])
+        audit.note(database, now_s, who, how, f"closed {months.shown(month)}")

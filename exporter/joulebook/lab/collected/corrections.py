@@ -14,6 +14,7 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.money.amounts import NOTHING, Exact
 from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError, LedgerError
+from joulebook.lab.collected import audit
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.months import after, month_of, shown
 from joulebook.lab.collected.rollup import closed_to
@@ -30,12 +31,15 @@ FOREVER = 999_912
 
 
 class Reason(NamedTuple):
-    """What kind of correction it is, who makes it, why, and when (UTC seconds)."""
+    """What kind of correction it is, who makes it, why, when (UTC seconds), and how the author is
+    known.
+    """
 
     kind: str
     who: str
     why: str
     made_s: int
+    how: str = audit.COMMAND
 
 
 class Transfer(NamedTuple):
@@ -77,6 +81,8 @@ def correct(
         number = _write(
             database, month or current, owners[giver], owners[taker], 0, amounts, reason
         )
+        what = f"correction {number} in {shown(month or current)}: from {giver} to {taker}"
+        audit.note(database, reason.made_s, reason.who, reason.how, what)
         return number, month or current
 
 
@@ -123,6 +129,8 @@ def relabel(
         database.rows(
             "UPDATE workloads SET owner = ?, relabelled = 1 WHERE id = ?", [taker, number]
         )
+        what = f"relabelled {workload}: from {owner} to {new}"
+        audit.note(database, reason.made_s, reason.who, reason.how, what)
         amounts = standing(database, number, old, FOREVER)
         if not amounts:
             return 0, owner, new

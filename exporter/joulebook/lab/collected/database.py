@@ -161,6 +161,21 @@ class Database:
             add_partitions(self.connection.exec_driver_sql, new)
         self._months |= new
 
+    def leads(self) -> bool:
+        """Return whether this connection may collect: of all to one PostgreSQL, one, while open."""
+        return not self.lock or self.rows("SELECT pg_try_advisory_lock(?)", [_LEADER])[0][0]
+
+    def key(self, table: str) -> list[str]:
+        """Return the columns of a table's primary key."""
+        return [column.name for column in self._tables.METADATA.tables[table].primary_key]
+
+    def texts(self) -> dict[str, list[str]]:
+        """Return the columns of each table that hold text."""
+        return {
+            table.name: [column.name for column in table.columns if column.type.python_type is str]
+            for table in self._tables.METADATA.tables.values()
+        }
+
     def close(self) -> None:
         """Close the connection."""
         self.connection.close()
@@ -231,7 +246,8 @@ def add_partitions(run: Callable[[str], Any], months: Iterable[int]) -> None:
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _PLACE = 0x4A4C424B
-"""The advisory lock of PostgreSQL under which tables are made: `JLBK`."""
+_LEADER = 0x4A4C4243
+"""Advisory locks of PostgreSQL: `JLBK` to make tables, `JLBC` of the server that collects."""
 
 _OLD = (4, 7)
 """Schemas of versions that had no Alembic."""
@@ -248,7 +264,6 @@ def bring_up_to_date(database: Database) -> None:
         if database.lock:
             database.rows("SELECT pg_advisory_xact_lock(?)", [_PLACE])
             database.rows("SET LOCAL statement_timeout = 0")
-        # Another collector may have been first.
         found = _version(database)
         if found is None:
             _refuse_foreign(database)

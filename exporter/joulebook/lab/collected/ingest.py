@@ -15,7 +15,7 @@ from joulebook.core.evidence import ZERO, Amount
 from joulebook.core.ledger.export import PostingsPage
 from joulebook.core.money.amounts import IDLE_PARTS, Exact
 from joulebook.errors import InputError
-from joulebook.lab.collected import compact, owners, renames
+from joulebook.lab.collected import compact, forget, owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.rollup import Rollup, closed_to
 from joulebook.lab.collected.schema import (
@@ -86,6 +86,7 @@ def take(
     """
     with database.transaction():
         closed = closed_to(database)
+        page = forget.pseudonymised(database, page)
         ledger = _ledger(database, page, target, now_s, targets)
         if ledger is None:
             return None

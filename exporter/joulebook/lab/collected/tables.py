@@ -6,8 +6,6 @@ floating point in silence). Values that many rows share have a number, given on 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from sqlalchemy import (
     BigInteger,
@@ -25,8 +23,16 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 
 from joulebook.lab.collected.months import QUARTERLY
+from joulebook.lab.collected.statements import (
+    MOVED,
+    PARTS,
+    VIEWS,
+    kept_closed,
+    other_partition,
+    statements,
+)
 
-HEAD = "0013"
+HEAD = "0015"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -59,12 +65,7 @@ def _owner(name: str) -> Column[int]:
     return _number(name, ForeignKey("owners.id"))
 
 
-def _above_zero(*names: str) -> list[CheckConstraint]:
-    return [CheckConstraint(f"{name} >= 0") for name in names]
-
-
 _LEDGER = "ledgers.id"
-_PARTS = ("whole", "nano", "rest")
 _QUARTERLY = "RANGE (quarter_s)"
 """PostgreSQL keeps each month of the quarter hours in a partition, and what fits in none in one."""
 
@@ -95,7 +96,7 @@ Table(
 # The same for what was charged.
 Table(
     "charged", METADATA, _number("ledger", ForeignKey(_LEDGER)), *_texts("item", "currency"),
-    *_longs(*_PARTS, *(f"expired_{part}" for part in _PARTS)),
+    *_longs(*PARTS, *(f"expired_{part}" for part in PARTS)),
     PrimaryKeyConstraint("ledger", "item", "currency"),
 )  # fmt: skip
 # Whom amounts are billed to: an experiment of somebody's, or a remainder ('': none).
@@ -126,6 +127,7 @@ Table(
     _number("named", default=0),  # 1: a person gave the experiment its name
     *_texts("stage", "outcome", default=""),
     PrimaryKeyConstraint("workload", "ledger"), Index("facts_by_display", "display"),
+    Index("facts_by_end", "ended_utc_ns"),
 )  # fmt: skip
 # Short names for what many postings and charges have in common.
 for _name, _columns in {
@@ -154,7 +156,7 @@ Table(
 )  # fmt: skip
 Table(
     "charges", METADATA, *_ints("ledger"), *_longs("quarter_s"), *_ints("workload", "kind"),
-    *_longs(*_PARTS), _number("undated", default=0),
+    *_longs(*PARTS), _number("undated", default=0),
     PrimaryKeyConstraint("ledger", "quarter_s", "workload", "kind"),
     Index("charges_by_workload", "workload", "quarter_s"), postgresql_partition_by=_QUARTERLY,
 )  # fmt: skip
@@ -181,7 +183,7 @@ Table(
 )  # fmt: skip
 Table(
     "billed", METADATA, *_ints("ledger"), *_longs("day_s"), *_ints("month", "workload"),
-    _owner("owner"), *_texts("item", "currency"), *_longs(*_PARTS),
+    _owner("owner"), *_texts("item", "currency"), *_longs(*PARTS),
     PrimaryKeyConstraint("ledger", "day_s", "workload", "owner", "item", "currency", "month"),
     Index("billed_by_month", "month"), Index("billed_by_workload", "workload"),
 )  # fmt: skip
@@ -194,7 +196,7 @@ Table(
 )  # fmt: skip
 Table(
     "month_billed", METADATA, *_ints("month"), _owner("owner"), *_ints("late_for"),
-    *_texts("item", "currency"), *_longs(*_PARTS),
+    *_texts("item", "currency"), *_longs(*PARTS),
     PrimaryKeyConstraint("month", "owner", "late_for", "item", "currency"),
 )  # fmt: skip
 # The last month that is closed; 0: none is. All that writes to bills locks this row first.
@@ -216,16 +218,15 @@ Table(
 # Each row takes an amount from one owner and gives it to another: a correction cannot but balance.
 # They are written before the correction they belong to (the reference is looked at in the end), and
 # none can be added once that is there.
-_MOVED = ("energy_uj", "idle_uj", "held_ns")
 Table(
     "transfers", METADATA,
     _number("correction", ForeignKey("corrections.id", deferrable=True, initially="DEFERRED")),
     *_ints("line", "month"), _owner("from_owner"), _owner("to_owner"),
     *_ints("workload"),  # 0: of no workload
     *_texts("component"),  # '': money or CO2e
-    *_longs(*_MOVED), *_texts("item", "currency"),  # '': energy
-    *_longs(*_PARTS), *_longs("idle_ns", default=0),
-    *_above_zero(*_MOVED, *_PARTS, "idle_ns"),
+    *_longs(*MOVED), *_texts("item", "currency"),  # '': energy
+    *_longs(*PARTS), *_longs("idle_ns", default=0),
+    *(CheckConstraint(f"{name} >= 0") for name in (*MOVED, *PARTS, "idle_ns")),
     PrimaryKeyConstraint("correction", "line"),
     CheckConstraint("from_owner <> to_owner"), CheckConstraint("(component = '') <> (item = '')"),
     CheckConstraint("component <> '' OR (energy_uj = 0 AND idle_uj = 0 AND held_ns = 0)"),
@@ -262,12 +263,12 @@ _SERVED = ("model_name", "item", "currency")
 _OF_TOTALS = ("cluster", "account", "experiment", *_SERVED)
 Table(
     "served", METADATA, *_longs("workload", "quarter_s"), *_texts(*_SERVED), *_ints("idle"),
-    *_longs(*_PARTS), PrimaryKeyConstraint("workload", "quarter_s", *_SERVED, "idle"),
+    *_longs(*PARTS), PrimaryKeyConstraint("workload", "quarter_s", *_SERVED, "idle"),
     Index("served_by_quarter", "quarter_s"),
 )  # fmt: skip
 Table(
     "serving_totals", METADATA, *_texts(*_OF_TOTALS), *_ints("idle"),
-    *_longs(*_PARTS, "changed_s"), PrimaryKeyConstraint(*_OF_TOTALS, "idle"),
+    *_longs(*PARTS, "changed_s"), PrimaryKeyConstraint(*_OF_TOTALS, "idle"),
 )  # fmt: skip
 # Counters of model servers, as they were read last.
 Table(
@@ -282,12 +283,13 @@ Table(
             "new_cluster", "new_node", "target"),  # where it was found under the new name
     _number("undone", default=0),  # 1: a person said that it is not that node
 )  # fmt: skip
-# What the lab server keeps besides: secrets as SHA-256; a nonce is used up by being deleted.
+# Secrets are kept as SHA-256 only. A nonce is used up by being deleted.
 Table("lab_nonces", METADATA, Column("nonce", Text, primary_key=True), *_longs("until_s"))
 # Sessions of browsers and commands, links into the browser, and tokens of programs.
 Table(
     "lab_grants", METADATA, Column("secret", Text, primary_key=True),
     *_texts("kind", "person", "how", "name"), *_longs("until_s"),
+    *_texts("accounts", default="[]"),  # JSON: coordinated besides, as the way of proof said
 )  # fmt: skip
 Table("lab_results", METADATA, _id(), *_texts("person", "name", "text", "asked"), *_longs("made_s"))
 # Jobs whose AdminComment was looked at: `what` became of it.
@@ -295,30 +297,17 @@ Table(
     "lab_commented", METADATA, *_texts("cluster", "job"), *_longs("start_s", "made_s"),
     *_texts("what"), PrimaryKeyConstraint("cluster", "job", "start_s"),
 )  # fmt: skip
+# Names that are replaced in what comes, by keyed hash; and the key.
+Table("lab_forgotten", METADATA, Column("digest", Text, primary_key=True), *_texts("kind", "alias"))
+# Statements and notices that went out: `period` is a month, or a day in UTC seconds.
+Table(
+    "lab_sent", METADATA, Column("kind", Text, nullable=False), *_longs("period"),
+    *_texts("person", "account", "destination"), *_longs("made_s"),
+    PrimaryKeyConstraint("kind", "period", "person", "account", "destination"),
+)  # fmt: skip
 Table("lab_audit", METADATA, _id(), *_longs("when_s"), *_texts("who", "how", "what"))
 # Versions before Alembic read this, and say in words that the ledger is newer.
 Table("joulebook_schema", METADATA, *_ints("version"))
-
-_ENTRY = "month, day_s, ledger, workload, owner"
-_LEG = "month, 0, 0, workload, {}"
-
-
-def _entries(name: str, kind: str, amounts: tuple[str, ...], what: str) -> str:
-    """A view of both legs of each transfer, and all that is billed beside them."""
-    plain, minus = ", ".join(amounts), ", ".join(f"-{amount}" for amount in amounts)
-    of_transfers = f"FROM transfers WHERE {what.split(',', maxsplit=1)[0]} <> ''"
-    return (
-        f"CREATE VIEW {name}_entries AS SELECT {_ENTRY}, {what}, {plain}, 0 AS correction"  # noqa: S608
-        f" FROM {kind} UNION ALL SELECT {_LEG.format('to_owner')}, {what}, {plain}, correction"
-        f" {of_transfers} UNION ALL SELECT {_LEG.format('from_owner')}, {what}, {minus},"
-        f" correction {of_transfers}"
-    )
-
-
-VIEWS = (
-    _entries("used", "used", (*_MOVED, "idle_ns"), "component"),
-    _entries("billed", "billed", _PARTS, "item, currency"),
-)
 
 
 def create(connection: sa.Connection) -> None:
@@ -329,22 +318,7 @@ def create(connection: sa.Connection) -> None:
         *VIEWS,
         "INSERT INTO closing VALUES (1, 0)",
         f"INSERT INTO joulebook_schema VALUES ({int(HEAD)})",  # noqa: S608
-        *_statements(f"closed.{connection.dialect.name}"),
+        *statements(f"closed.{connection.dialect.name}"),
         *kept_closed(connection.dialect.name, "used", "billed", "month_used", "month_billed"),
     ):
         connection.exec_driver_sql(statement)
-
-
-def kept_closed(engine: str, *names: str) -> list[str]:
-    """Return the statements of triggers that keep closed months in those tables as they are."""
-    made = _statements(f"open_month.{engine}")
-    return [statement.replace("{table}", name) for name in names for statement in made]
-
-
-def _statements(name: str) -> list[str]:
-    return (Path(__file__).parent / f"{name}.sql").read_text("utf-8").split(";\n\n")
-
-
-def other_partition(name: str) -> str:
-    """Make the partition for what is of no month (PostgreSQL)."""
-    return f"CREATE TABLE {name}_other PARTITION OF {name} DEFAULT"

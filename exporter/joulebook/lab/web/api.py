@@ -54,7 +54,8 @@ def the_viewer(request: Request) -> Viewer:
     """Return whoever asks."""
     lab = the_lab(request)
     with lab.databases.one() as database:
-        return viewer_of(request, Grants(database, lab.now_s), lab.directory, lab.proxy)
+        grants = Grants(database, lab.now_s)
+        return viewer_of(request, grants, lab.directory, lab.proxy, lab.reviews)
 
 
 def known(viewer: Annotated[Viewer, Depends(the_viewer)]) -> Viewer:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,10 +14,11 @@ from starlette.staticfiles import StaticFiles
 
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
-from joulebook.errors import InputError, JoulebookError, LedgerUnavailable
+from joulebook.errors import ConfigError, InputError, JoulebookError, LedgerUnavailable
 from joulebook.lab.web import (
     advice,
     api,
+    audit_log,
     bill_api,
     bill_pages,
     html,
@@ -29,6 +28,8 @@ from joulebook.lab.web import (
     serving,
 )
 from joulebook.lab.web.forms import MOST_BYTES
+from joulebook.lab.web.grants import Throttle
+from joulebook.lab.web.identity import secret_of
 from joulebook.lab.web.service import Lab
 from joulebook.log import LogOnce
 
@@ -51,35 +52,15 @@ STATUS = {
     "unknown": 401, "credential": 401, "nonce": 401, "server": 401, "account": 401,
     "forbidden": 403, "csrf": 403, "link": 403, "missing": 404, "day": 400, "ambiguous": 400,
     "too_many": 400, "behind": 409, "closed": 409, "too_large": 413, "busy": 429, "munge": 503,
+    "kubernetes": 503,
 }  # fmt: skip
 """The HTTP status of an `InputError`, by its reason."""
 
 _MOST_BODY = 16_384
-_LOGINS = 300
-_LOGINS_S = 60.0
-_MOST_PEERS = 1024
-
-
-class Throttle:
-    """At most so many changes a minute from one address, which a login node's users share."""
-
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
-        self._seen: OrderedDict[str, list[float]] = OrderedDict()
-
-    def allows(self, peer: str) -> bool:
-        """Return whether one more is allowed, and count it."""
-        now = self._now_s()
-        recent = [at for at in self._seen.pop(peer, []) if at > now - _LOGINS_S]
-        if len(recent) < _LOGINS:
-            recent.append(now)
-            allowed = True
-        else:
-            allowed = False
-        self._seen[peer] = recent
-        while len(self._seen) > _MOST_PEERS:
-            self._seen.popitem(last=False)
-        return allowed
+_CHANGING = frozenset({"POST", "PUT", "DELETE", "PATCH"})
+_CHANGES = 300
+_QUESTIONS = 3_000
+"""In a minute, from one secret or address, which a login node's users share."""
 
 
 def openapi() -> str:
@@ -91,11 +72,11 @@ def make_app(lab: Lab) -> FastAPI:
     """Return the application of a lab server."""
     app = _site()
     app.state.lab = lab
-    throttle = Throttle()
+    changing, asking = Throttle(_CHANGES), Throttle(_QUESTIONS)
 
     @app.middleware("http")
     async def guard(request: Request, onward: Callable[[Request], Awaitable[Response]]) -> Response:
-        refused = _refused(request, throttle)
+        refused = _refused(request) or _throttled(request, changing, asking)
         response = refused or await onward(request)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -105,6 +86,8 @@ def make_app(lab: Lab) -> FastAPI:
     async def refuse(request: Request, error: JoulebookError) -> Response:
         if isinstance(error, InputError):
             return _answer(request, STATUS.get(error.reason, 400), str(error))
+        if isinstance(error, ConfigError):  # A format of a report wants what the lab has not set.
+            return _answer(request, 422, str(error))
         _once.failed("ledger", "%s", error)
         if isinstance(error, LedgerUnavailable):
             what = "The collected ledger cannot be reached: try again in a minute."
@@ -137,13 +120,14 @@ def _site() -> FastAPI:
     app.include_router(pages.router)
     app.include_router(advice.router)
     app.include_router(serving.router)
+    app.include_router(audit_log.router)
     app.mount("/static", StaticFiles(directory=_STATIC))
     return app
 
 
-def _refused(request: Request, throttle: Throttle) -> Response | None:
+def _refused(request: Request) -> Response | None:
     """Return why a request that changes something is not looked at."""
-    if request.method not in {"POST", "PUT", "DELETE", "PATCH"}:
+    if request.method not in _CHANGING:
         return None
     most = MOST_BYTES if "/leaderboards" in request.url.path else _MOST_BODY
     if int(request.headers.get("content-length", "0")[:12]) > most:
@@ -151,9 +135,20 @@ def _refused(request: Request, throttle: Throttle) -> Response | None:
     # A browser says where a request comes from; a page of somebody else's changes nothing here.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return _answer(request, 403, "not from a page of this server")
-    if not throttle.allows(request.client.host if request.client else ""):
-        return _answer(request, 429, "too many requests: try again in a minute")
     return None
+
+
+def _throttled(request: Request, changes: Throttle, questions: Throttle) -> Response | None:
+    """Return why a request is one too many."""
+    address = request.client.host if request.client else ""
+    # Who changes something may invent secrets; who reads with one that is not good reads nothing.
+    changing = request.method in _CHANGING
+    throttle = changes if changing else questions
+    secret = "" if changing else secret_of(request)
+    if throttle.allows(str(hash(secret)) if secret else address):
+        return None
+    text = "too many requests: try again in a minute"
+    return _answer(request, 429, text, {"Retry-After": "60"})
 
 
 def _answer(

@@ -1,4 +1,4 @@
-"""What a viewer may see of bills: their own lines, and months beside one another."""
+"""What a viewer may see of bills: their own lines, months beside one another, and the audit log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from joulebook.lab.advice.advise import (
 )
 from joulebook.lab.advice.later import WINDOW_H
 from joulebook.lab.advice.read import Rows
-from joulebook.lab.collected import bills, months, served_query
+from joulebook.lab.collected import audit, bills, months, served_query
+from joulebook.lab.collected.audit import AuditEntry
 from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner, MonthSum
@@ -123,6 +124,12 @@ class BillView:
     def behind(self, month: int) -> Sequence[tuple[str, int]]:
         """Return the nodes that have not reported all of a month, to administrators."""
         return bills.behind(self._database, month) if self.viewer.admin else ()
+
+    def audit(self, most: int) -> list[AuditEntry]:
+        """Return who changed what, the latest first. Raises `InputError` (`forbidden`)."""
+        if not self.viewer.admin:
+            raise InputError("the audit log is for administrators", reason="forbidden")
+        return audit.entries(self._database, most)
 
     def replayed_nodes(self) -> list[str]:
         """Return the nodes that played a recorded trace, whose figures were not measured there."""

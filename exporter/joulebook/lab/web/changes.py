@@ -34,7 +34,8 @@ class LabChanges:
         """Close a month permanently. Raises `InputError`, and then nothing is changed."""
         who, shown = self._admin(), months.shown(wanted.month)
         with _refused():
-            late = billing.close(self._database, wanted, who, int(self._now_s()))
+            now_s = int(self._now_s())
+            late = billing.close(self._database, wanted, who, now_s, self._viewer.how)
         if late:
             names = ", ".join(node for node, _ in late[:5]) + ", ..." * (len(late) > 5)
             raise InputError(
@@ -43,7 +44,6 @@ class LabChanges:
                 "first, or close it anyway",
                 reason="behind",
             )
-        self._note(f"closed {shown}")
 
     def correct(self, wanted: WantedCorrection) -> tuple[int, int]:
         """Write a correction; return its number and its month.
@@ -52,8 +52,10 @@ class LabChanges:
         """
         who = self._admin()
         with _refused():
-            number, month, _, _ = billing.correct(self._database, wanted, who, int(self._now_s()))
-        self._note(f"correction {number} in {months.shown(month)}")
+            now_s = int(self._now_s())
+            number, month, _, _ = billing.correct(
+                self._database, wanted, who, now_s, self._viewer.how
+            )
         return number, month
 
     def keep_results(self, name: str, text: str, asked: Asked) -> int:

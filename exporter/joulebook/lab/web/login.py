@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 
 from joulebook.errors import InputError
 from joulebook.lab.web import munge
 from joulebook.lab.web.api import Known, TheLab
 from joulebook.lab.web.grants import LINK_S, SESSION_S, GrantKind, Grants
+from joulebook.lab.web.identity import COOKIE
+from joulebook.lab.web.viewer import TOKEN
 
 router = APIRouter(prefix="/api/v1")
 
@@ -57,9 +59,16 @@ def log_in(lab: TheLab, authorization: Annotated[str, Header()] = "") -> Secret:
 
 
 @router.post("/link")
-def link(lab: TheLab, viewer: Known) -> Secret:
+def link(request: Request, lab: TheLab, viewer: Known) -> Secret:
     """Return a link that lets a browser in once, within five minutes."""
+    # Else a session would go on for ever, and a token's bearer beyond the token's end.
+    if COOKIE in request.cookies or viewer.how == TOKEN:
+        raise InputError(
+            "sessions and tokens make no links: joulebook acct --web", reason="forbidden"
+        )
     with lab.databases.one() as database:
-        secret = Grants(database, lab.now_s).make(GrantKind.LINK, viewer.user, viewer.how, LINK_S)
+        secret = Grants(database, lab.now_s).make(
+            GrantKind.LINK, viewer.user, viewer.how, LINK_S, accounts=viewer.proved
+        )
     until_s = int(lab.now_s()) + LINK_S
     return Secret(f"{lab.url}/enter/{secret}", viewer.user, until_s)

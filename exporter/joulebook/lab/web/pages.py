@@ -276,7 +276,9 @@ def entered(secret: Annotated[str, Path(max_length=128)], lab: TheLab) -> Respon
         grant = grants.redeem(secret, GrantKind.LINK)
         if grant is None:
             raise InputError(_SPENT, reason="link")
-        session = grants.make(GrantKind.SESSION, grant.user, grant.how, SESSION_S)
+        session = grants.make(
+            GrantKind.SESSION, grant.user, grant.how, SESSION_S, accounts=grant.accounts
+        )
     response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE, session, max_age=SESSION_S, secure=lab.secure, httponly=True, samesite="lax"

@@ -7,7 +7,7 @@ import logging
 import os
 import pwd
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,18 +18,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from joulebook.config import Config
 from joulebook.errors import ConfigError, InputError
 from joulebook.lab.advice.advise import KnownToCome
+from joulebook.lab.collect.discovery import api_server
 from joulebook.lab.collect.metrics import CollectorPages
 from joulebook.lab.collected.database import connect
 from joulebook.lab.rates_service import RatesApp, RatesPages
 from joulebook.lab.web.api import Known
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import TOTALS, Directory
 from joulebook.rates.feeds.server import PATH
 from joulebook.rates.poller import Poller
-from joulebook.server.auth import HostNames
-from joulebook.server.connections import PEER_UID
+from joulebook.server.auth import HostNames, Tokens
+from joulebook.server.peers import PEER_UID
 from joulebook.server.routes import OPEN_PATHS, App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
@@ -40,9 +42,17 @@ _SOCKET_MODE = 0o666
 """Everybody on the machine may ask: the kernel says who it is."""
 
 
-def make_lab(config: Config, poller: Poller) -> Lab:
-    """Return the lab server's parts, from its configuration and its rates."""
+def make_lab(
+    config: Config,
+    poller: Poller,
+    coordinators: Callable[[], Mapping[str, Collection[str]]] = dict,
+) -> Lab:
+    """Return the lab server's parts, of its configuration, its rates, and what SLURM says.
+
+    Raises `ConfigError`.
+    """
     settings, uid = config.lab, os.geteuid()
+    secret = settings.proxy_secret_file
     try:
         own = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -55,10 +65,17 @@ def make_lab(config: Config, poller: Poller) -> Lab:
             frozenset({"root", own} - {""}),
             settings.coordinators,
             TOTALS in settings.public,
+            coordinators,
         ),
-        Proxy(settings.proxy_user, settings.proxy_header),
+        Proxy(
+            settings.proxy_user,
+            settings.proxy_header,
+            Tokens(Path(secret), "lab.proxy_secret_file") if secret else None,
+            settings.proxy_certificate,
+        ),
         (settings.public_url or f"http://{settings.listen}").rstrip("/"),
         uid,
+        reviews=Reviews(api_server()) if settings.kubernetes else None,
         to_come=lambda: KnownToCome(poller.current, config.rates.price.kind),
     )
 
@@ -134,8 +151,9 @@ class _LabApp(RatesApp):
         if path == PATH:  # Rates are public, and nodes ask by any of this server's names.
             await self._router(scope, receive, send)
             return
-        # With passwords in the web configuration file, Prometheus shows one of these.
-        if path in OPEN_PATHS or (path == "/metrics" and self._web().users):
+        # With passwords in the web configuration file, Prometheus shows one of these, or a token.
+        by_password = path == "/metrics" and self._web().users and not _has_token(scope)
+        if path in OPEN_PATHS or by_password:
             await super().__call__(scope, receive, send)
             return
         client = (scope.get("client") or ("",))[0]
@@ -146,3 +164,10 @@ class _LabApp(RatesApp):
     def close(self) -> None:
         super().close()
         self._lab.databases.close()
+
+
+def _has_token(scope: Scope) -> bool:
+    return any(
+        name == b"authorization" and value[:7].lower() == b"bearer "
+        for name, value in scope["headers"]
+    )

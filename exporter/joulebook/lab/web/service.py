@@ -17,6 +17,7 @@ from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.result_view import ResultView
 from joulebook.lab.web.viewer import Directory, Viewer
 from joulebook.metrics.collector import Family
@@ -73,6 +74,7 @@ class Lab(msgspec.Struct, frozen=True):
         url: Its address as browsers see it.
         server_uid: Its account, for which credentials are made.
         now_s: The clock.
+        reviews: Asks Kubernetes whose a token is; `None`: tokens of its own are not taken.
         to_come: What the feeds know of prices and intensities to come.
 
     """
@@ -84,6 +86,7 @@ class Lab(msgspec.Struct, frozen=True):
     url: str
     server_uid: int
     now_s: Callable[[], float] = time.time
+    reviews: Reviews | None = None
     to_come: Callable[[], KnownToCome] = KnownToCome
 
     @property

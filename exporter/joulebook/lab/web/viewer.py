@@ -6,13 +6,22 @@ administrators see everything. What others have only appears in totals that name
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 PROXY = "proxy"
 """How somebody is known whom a proxy names."""
+
+KUBERNETES = "kubernetes"
+"""How somebody is known whose token an API server knows."""
+
+TOKEN = "token"  # noqa: S105 - not a password
+"""How a program is known that shows a token of an administrator's."""
+
+_ELSEWHERE = frozenset({PROXY, KUBERNETES})
+"""Names of theirs are not those of this machine."""
 
 TOTALS = "totals"
 """The one word of `[lab] public`: the lab's totals are open to everybody."""
@@ -52,10 +61,11 @@ class Viewer(msgspec.Struct, frozen=True):
 
     Attributes:
         user: The name as the scheduler knows it; empty: nobody in particular.
-        how: How it was proved: `munge`, `socket`, `proxy`, `token`, `command`.
+        how: How it was proved: `munge`, `socket`, `proxy`, `kubernetes`, `token`, `command`.
         admin: Whether everything may be seen, and bills changed.
         coordinates: Accounts of which every job may be seen.
         public: Whether the lab's totals are open to everybody.
+        proved: Those of `coordinates` that came with the proof, not from the site's lists.
 
     """
 
@@ -64,6 +74,7 @@ class Viewer(msgspec.Struct, frozen=True):
     admin: bool = False
     coordinates: frozenset[str] = frozenset()
     public: bool = False
+    proved: frozenset[str] = frozenset()
 
     @property
     def known(self) -> bool:
@@ -87,22 +98,26 @@ class Directory(msgspec.Struct, frozen=True):
     Attributes:
         admins: Administrators, however they prove who they are.
         local: Accounts of this machine that are administrators too (root, the server's own); a
-            proxy may have somebody else of that name.
+            proxy or a cluster may have somebody else of that name.
         coordinators: Users who see all jobs of an account, by account.
         public: Whether the lab's totals are open to everybody.
+        scheduler: Gives the coordinators that the scheduler knows, in the same form.
 
     """
 
     admins: frozenset[str] = frozenset()
     local: frozenset[str] = frozenset()
-    coordinators: Mapping[str, Sequence[str]] = {}
+    coordinators: Mapping[str, Collection[str]] = {}
     public: bool = False
+    scheduler: Callable[[], Mapping[str, Collection[str]]] = dict
 
-    def viewer(self, user: str, how: str) -> Viewer:
-        """Return a proved user with its rights."""
-        mine = {account for account, users in self.coordinators.items() if user in users}
-        is_admin = user in self.admins or (how != PROXY and user in self.local)
-        return Viewer(user, how, is_admin, frozenset(mine), self.public)
+    def viewer(self, user: str, how: str, further: Collection[str] = ()) -> Viewer:
+        """Return a proved user with its rights; `further` accounts are coordinated, too."""
+        known = (*self.coordinators.items(), *self.scheduler().items())
+        mine = {account for account, users in known if user in users}
+        is_admin = user in self.admins or (how not in _ELSEWHERE and user in self.local)
+        proved = frozenset(further)
+        return Viewer(user, how, is_admin, proved.union(mine), self.public, proved)
 
     @property
     def anybody(self) -> Viewer:

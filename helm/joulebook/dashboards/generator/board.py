@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One dashboard: `dashboards/<uid>.json`."""
+    """One dashboard: `dashboards/<uid>.json`; those of one `tag` are linked with one another."""
 
     uid: str
     title: str
@@ -39,6 +39,7 @@ class Board:
     since: str = "now-30d"
     refresh: str = "5m"
     datasource: str = "prometheus"
+    tag: str = TAG
 
     def json(self) -> str:
         """The dashboard as Grafana imports it."""
@@ -46,7 +47,7 @@ class Board:
             sdk.Dashboard(self.title)
             .uid(self.uid)
             .description(self.about)
-            .tags([TAG])
+            .tags([self.tag])
             .timezone("browser")
             .editable()
             .tooltip(models.DashboardCursorSync.CROSSHAIR)
@@ -55,7 +56,7 @@ class Board:
             .link(
                 sdk.DashboardLink("Joulebook")
                 .type(models.DashboardLinkType.DASHBOARDS)
-                .tags([TAG])
+                .tags([self.tag])
                 .as_dropdown(True)
                 .include_vars(True)
                 .keep_time(True)

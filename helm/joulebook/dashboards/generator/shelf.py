@@ -10,6 +10,7 @@ from dashboards.generator import (
     experiment,
     health,
     lab,
+    mine,
     node,
     recording,
     serving,
@@ -34,10 +35,17 @@ LEDGER_BOARDS = (billing.DASHBOARD,)
 """The dashboards of the collected ledger, in SQL."""
 
 
+USER_BOARDS = (mine.MINE, mine.ACCOUNT)
+"""The dashboards of users, whose every selector a proxy can narrow."""
+
+
+EVERY = (*BOARDS, *USER_BOARDS, *LEDGER_BOARDS)
+
+
 def files() -> dict[str, str]:
     """Path in the repository, and text."""
     return {
         "dashboards/rules/recording.rules.yaml": recording.text(),
         "dashboards/rules/alerts.rules.yaml": alerts.text(),
-        **{f"dashboards/{board.uid}.json": board.json() for board in (*BOARDS, *LEDGER_BOARDS)},
+        **{f"dashboards/{board.uid}.json": board.json() for board in EVERY},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -20,8 +20,10 @@ from joulebook.lab.collected.database import connect, opened
 from joulebook.lab.web.app import make_app
 from joulebook.lab.web.grants import GrantKind, Grants
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.service import Databases, Lab
 from joulebook.lab.web.viewer import Directory
+from joulebook.server.auth import Tokens
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 NOW_S = NOVEMBER_S + 20 * 86_400
@@ -61,14 +63,24 @@ def filled(folder: Path, *nodes: Node, url: str = "") -> str:
 
 
 @contextlib.contextmanager
-def served(url: str, **lab: object) -> Iterator[TestClient]:
+def served(
+    url: str,
+    reviews: Reviews | None = None,
+    scheduler: Callable[[], Mapping[str, Collection[str]]] = dict,
+    **lab: object,
+) -> Iterator[TestClient]:
     """The lab server on a ledger, asked by a client of nobody in particular."""
-    with application(url, **lab) as app:
+    with application(url, reviews, scheduler, **lab) as app:
         yield TestClient(app, base_url="http://testserver")
 
 
 @contextlib.contextmanager
-def application(url: str, **lab: object) -> Iterator[FastAPI]:
+def application(
+    url: str,
+    reviews: Reviews | None = None,
+    scheduler: Callable[[], Mapping[str, Collection[str]]] = dict,
+    **lab: object,
+) -> Iterator[FastAPI]:
     """The application of a lab server on a ledger."""
     settings = LabSection(**lab)  # type: ignore[arg-type]
     config = Config(collect=Collect(url=url), lab=settings)
@@ -79,11 +91,18 @@ def application(url: str, **lab: object) -> Iterator[FastAPI]:
             frozenset(settings.admins),
             coordinators=settings.coordinators,
             public="totals" in settings.public,
+            scheduler=scheduler,
+            local=frozenset({"root"}),
         ),
-        Proxy(settings.proxy_user, settings.proxy_header),
+        Proxy(
+            settings.proxy_user,
+            settings.proxy_header,
+            Tokens(Path(settings.proxy_secret_file)) if settings.proxy_secret_file else None,
+        ),
         "http://testserver",
         0,
         lambda: NOW_S,
+        reviews,
     )
     try:
         yield make_app(made)
@@ -91,8 +110,8 @@ def application(url: str, **lab: object) -> Iterator[FastAPI]:
         made.databases.close()
 
 
-def bearer(url: str, user: str) -> Mapping[str, str]:
+def bearer(url: str, user: str, now_s: Callable[[], float] = lambda: NOW_S) -> Mapping[str, str]:
     """The header with a token of a user."""
     with opened(url) as database:
-        secret = Grants(database, lambda: NOW_S).make(GrantKind.TOKEN, user, "token", 3600)
+        secret = Grants(database, now_s).make(GrantKind.TOKEN, user, "token", 3600)
     return {"Authorization": f"Bearer {secret}"}

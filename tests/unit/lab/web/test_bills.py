@@ -127,7 +127,7 @@ def test_an_administrator_closes_and_corrects_on_the_page(client: TestClient, ur
         audit = database.rows("SELECT who, how, what FROM lab_audit ORDER BY id")
     assert [tuple(row) for row in audit] == [
         ("root", "munge", "closed 2026-09"), ("root", "munge", "closed 2026-10"),
-        ("root", "munge", "correction 1 in 2026-11"),
+        ("root", "munge", "correction 1 in 2026-11: from nlp/ada/bert to vision//"),
     ]  # fmt: skip
 
 

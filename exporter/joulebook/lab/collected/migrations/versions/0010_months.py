@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Integer, PrimaryKeyConstr
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected.database import refuse_downgrade as downgrade
 from joulebook.lab.collected.months import month_of
-from joulebook.lab.collected.tables import kept_closed
+from joulebook.lab.collected.statements import kept_closed
 
 __all__ = ["downgrade", "upgrade"]
 
