@@ -25,6 +25,7 @@ NAMES = {
     "pods": "a Kubernetes node with 30 pods churning: memory, and calls to the API server (root)",
     "dashboards": "queries of Lab overview over 30 days, 200 nodes and 20,000 jobs a day",
     "starts": "what a later start of jobs saves, of what perfect foresight would",
+    "lab": "pages and API of the lab server with 20 users, on a year of 20,000 jobs a day",
     "collect": "growth and questions of the ledger of 1,000 nodes (sqlite, PostgreSQL)",
 }
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 from tests.integration.test_server import FakePages
+from tests.ports import free_port
 from tests.unit.ledger.samples import JOB, anchor, tick
 
 from joulebook.core.ledger.state import Books
@@ -155,6 +157,7 @@ class CollectorProcess:
         **keys: object,
     ) -> None:
         self.folder, self.url, self.listen, self.command = folder, url, listen, command
+        self.pages = f"http://127.0.0.1:{free_port()}"
         folder.mkdir(parents=True, exist_ok=True)
         token = folder / "collector-token"
         token.write_text(TOKEN)
@@ -206,6 +209,16 @@ class CollectorProcess:
         except OSError:
             return None
         return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(metric))
+
+    def page(self) -> tuple[int, str]:
+        """What its pages answer to somebody who shows a token."""
+        request = urllib.request.Request(self.pages, headers={"Authorization": "Bearer x"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
 
     def kill(self) -> None:
         """kill -9."""

@@ -90,23 +90,26 @@ def test_postgresql_is_killed_and_the_collector_too_under_load(
 
 
 def test_of_two_lab_servers_on_one_ledger_one_collects_and_the_other_takes_over(
-    nodes: list[LiveNode], postgresql: pg.PostgreSql, tmp_path: Path
+    nodes: list[LiveNode], tmp_path: Path
 ) -> None:
-    url = postgresql.new()
+    """Under load: one is killed, comes back, and PostgreSQL goes away and comes back."""
     targets = [node.target for node in nodes]
-    both = [
-        CollectorProcess(
-            tmp_path / f"c{i}", url, f"127.0.0.1:{free_port()}", command="lab", targets=targets
-        )
-        for i in range(2)
-    ]
 
     def active(each: CollectorProcess) -> float | None:
         return each.value("joulebook_collect_active")
 
-    for each in both:
-        each.start()
-    try:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(pg.running())
+        url = server.new()
+        both = [
+            CollectorProcess(
+                tmp_path / f"c{i}", url, f"127.0.0.1:{free_port()}", command="lab", targets=targets
+            )
+            for i in range(2)
+        ]
+        for each in both:
+            each.start()
+            stack.callback(lambda each=each: each.process and each.kill())
         with busy(nodes):
             until("one of them to collect", lambda: 1 in map(active, both) and quietly(url))
             until("both to know", lambda: set(map(active, both)) == {0, 1})
@@ -118,15 +121,18 @@ def test_of_two_lab_servers_on_one_ledger_one_collects_and_the_other_takes_over(
             first.run("collect", "--once")  # By hand, it may write at the same time.
             first.start()
             until("the first to stand by", lambda: active(first) == 0)
+            server.kill()
+            for each in both:
+                status, said = each.page()
+                assert (status, "cannot be reached" in said) == (503, True)
+            server.start()
+            until("one of them to collect again", lambda: set(map(active, both)) == {0, 1})
+            assert {each.page()[0] for each in both} == {401}
         until("all to be collected", lambda: collected(url) == truth(nodes))
         balanced(first)
         for each in both:
             assert each.stop() == 0
             assert "Traceback" not in each.log
-    finally:
-        for each in both:
-            if each.process:
-                each.kill()
 
 
 def quietly(url: str) -> bool:

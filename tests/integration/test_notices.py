@@ -51,7 +51,7 @@ class Inbox(Message):
 
     def prepare_message(self, session: Any, envelope: Any) -> Any:
         found = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        self.mails.append(found)  # type: ignore[arg-type]
+        self.mails.append(found)
         return found
 
     def handle_message(self, message: Any) -> None:
