@@ -6,7 +6,6 @@ It needs the files alone: no daemon, no ledger, no configuration.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,9 +29,6 @@ _STATEMENT = msgspec.json.Decoder(Statement)
 
 _NOT_COMPARED = ("made_by", "rows_sha256")
 """Who works it out again is another; the digest is compared by itself."""
-
-_CLOSE = 1e-12
-"""Floats that leave the project are rounded; whole numbers must be equal."""
 
 _MOST_SHOWN = 20
 
@@ -128,7 +124,7 @@ def _rows(args: Options, digest: str | None, published: Values, screen: Screen) 
         for path in sorted(published.keys() | again.keys())
         if path not in _NOT_COMPARED
         and not path.startswith("served")
-        and not _same(published.get(path), again.get(path))
+        and published.get(path) != again.get(path)
     ]
     if any(path.startswith("served[") for path in published):
         screen.say("Models     what was served is not recomputed: tokens are not in the rows")
@@ -165,12 +161,6 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
 
 def _said(values: Values, path: str) -> str:
     return one_line(repr(values[path]), 80) if path in values else "nothing"
-
-
-def _same(before: object, again: object) -> bool:
-    if isinstance(before, float) and isinstance(again, int | float):
-        return math.isclose(before, again, rel_tol=_CLOSE)
-    return before == again
 
 
 @command(

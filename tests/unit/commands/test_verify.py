@@ -13,6 +13,7 @@ from tests.unit.lab.report.family import write_family
 from tests.unit.lab.report.worked import write_worked
 
 from joulebook.cli import main
+from joulebook.units import UJ_PER_KWH
 
 
 class Published(NamedTuple):
@@ -85,6 +86,15 @@ def test_a_figure_changed_in_the_statement_fails(published: Published, capsys: O
     assert "statement.json.sig: no signature of this file" in said[0]
     assert "energy.gpu.value: 18.0 in the statement, 20.0 from the rows" in said[1]
     assert "runs[1].energy_uj: " in said[2]
+
+
+def test_a_microjoule_in_kilowatt_hours_fails(published: Published, capsys: Out) -> None:
+    changed = json.loads(published.statement.read_text())
+    changed["energy"]["gpu"]["value"] += 1 / UJ_PER_KWH
+    Path("changed.json").write_text(json.dumps(changed))
+    capsys.readouterr()
+    assert main(["verify", "changed.json", "--rows", "rows.csv"]) == 1
+    assert "energy.gpu.value: 20.0000000000002" in capsys.readouterr().err
 
 
 def test_another_key_is_not_the_authors(published: Published, capsys: Out) -> None:

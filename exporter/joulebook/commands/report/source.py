@@ -20,7 +20,7 @@ import msgspec
 from joulebook.commands.shared.lab_client import LabSource, lab_client
 from joulebook.commands.shared.options import Options
 from joulebook.config import Config
-from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection
+from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection, owners
 from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.collected.report_query import CollectedSource
@@ -72,13 +72,10 @@ def refuse_ambiguous(wanted: Selection, got: ReportData) -> None:
     """
     for name in sorted(wanted.experiments):
         mine = [each for each in got.workloads.values() if each.labels.experiment == name]
-        for option, whose, asked in (
-            ("cluster", {each.of_cluster for each in mine}, wanted.clusters),
-            ("account", {each.labels.account for each in mine}, wanted.accounts),
-            ("user", {e.labels.user for e in mine if not e.labels.account}, wanted.users),
-        ):
-            several = sorted(whose - {""})
-            if len(several) > 1 and not asked >= set(several):
+        asked = {"cluster": wanted.clusters, "account": wanted.accounts, "user": wanted.users}
+        for option, whose in owners(mine).items():
+            several = sorted(whose)
+            if len(several) > 1 and not asked[option] >= whose:
                 raise ConfigError(
                     f"--experiment {one_line(name, _CHARS)} exists in several {option}s: "
                     f"{', '.join(one_line(each, _CHARS) for each in several[:_NAMED])}; select "

@@ -142,6 +142,27 @@ class ReportWorkload(msgspec.Struct, frozen=True):
         )
 
 
+def owners(workloads: Iterable[ReportWorkload]) -> dict[str, set[str]]:
+    """Return whose an experiment of one name is: several of a kind are several experiments.
+
+    It is its cluster's and account's; its user's where there are no accounts.
+    """
+    found: dict[str, set[str]] = {"cluster": set(), "account": set(), "user": set()}
+    for each in workloads:
+        found["cluster"].add(each.of_cluster)
+        found["account"].add(each.labels.account)
+        found["user"].add("" if each.labels.account else each.labels.user)
+    return {kind: names - {""} for kind, names in found.items()}
+
+
+def is_theirs(workload: ReportWorkload, whose: Mapping[str, set[str]]) -> bool:
+    """Return whether a workload is of these owners, as far as it says whose it is."""
+    return all(
+        not names or names <= whose[kind] or not whose[kind]
+        for kind, names in owners([workload]).items()
+    )
+
+
 class Posting(NamedTuple):
     """Energy of one meter in one quarter hour, to one workload or remainder.
 

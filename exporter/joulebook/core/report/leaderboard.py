@@ -223,9 +223,15 @@ def _comparable(
     ]
     if all(each.host is not None and each.host >= _ALL for each in measured):
         return measured, aside, RankBoundary.HOSTS
+    aside += [
+        Aside(each, "nothing was measured of its GPUs, which are what is compared")
+        for each in measured
+        if each.gpu_uj == 0
+    ]
     narrowed = [
         each if each.gpu_uj is None else msgspec.structs.replace(each, energy_uj=each.gpu_uj)
         for each in measured
+        if each.gpu_uj != 0
     ]
     return narrowed, aside, RankBoundary.GPUS
 

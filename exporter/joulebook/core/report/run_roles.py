@@ -166,9 +166,10 @@ def _final(
         )
     if choice.best and best is not None:
         return frozenset({best})
-    if DEVELOPMENT in stages.values():
+    told = {key: stage.casefold() for key, stage in stages.items()}
+    if DEVELOPMENT in told.values():
         return frozenset(
-            key for key, stage in stages.items() if stage not in {DEVELOPMENT, NOT_STATED}
+            key for key, stage in told.items() if stage not in {DEVELOPMENT, NOT_STATED}
         )
     return None
 

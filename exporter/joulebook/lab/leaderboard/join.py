@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from joulebook.core.report.dataset import ReportData
+from joulebook.core.report.dataset import ReportData, is_theirs, owners
 from joulebook.core.report.leaderboard import UNKNOWN_GPU, ComparedMetric, Entrant, Join
 from joulebook.core.workloads import WorkloadId
 from joulebook.lab.leaderboard.results import Result
@@ -135,23 +135,33 @@ def by_experiment(metric: ComparedMetric, results: Sequence[Result], data: Repor
             continue
         own, without = _of_own_runs(several, found, data)
         left += without
-        if own:
-            best = _best(metric, own)
-            entrant = _entrant(best, found, Join.EXPERIMENT, {})
+        whose = owners(e.workload for match in own for e in match.found or found)
+        several_owners = [
+            f"{kind}s: {', '.join(sorted(n))}" for kind, n in whose.items() if len(n) > 1
+        ]
+        if several_owners:
+            why = f"its experiment's name exists in several {several_owners[0][:100]}"
+            left += [WithoutEnergy(match.result, why) for match in own]
+        elif own:
+            best = _best(metric, [match.result for match in own])
+            guessed = any(m.result is best and m.join is Join.INFERRED for m in own)
+            its = [each for each in found if is_theirs(each.workload, whose)]
+            join = Join.INFERRED if guessed else Join.EXPERIMENT
+            entrant = _entrant(best, its, join, {})
             entrants.append(msgspec.structs.replace(entrant, name=name))
     return Joined(entrants, left)
 
 
 def _of_own_runs(
     results: Sequence[Result], found: Sequence[WorkloadEnergy], data: ReportData
-) -> tuple[list[Result], list[WithoutEnergy]]:
+) -> tuple[list[Match], list[WithoutEnergy]]:
     """The results of an experiment that its workloads made; one that names no run is of all."""
     made, left = matches([each for each in results if each.run], data)
     ids = {each.workload.id for each in found}
-    own = [m.result for m in made if any(each.workload.id in ids for each in m.found)]
-    elsewhere = [m.result for m in made if m.result not in own]
+    own = [m for m in made if any(each.workload.id in ids for each in m.found)]
+    elsewhere = [m.result for m in made if m not in own]
     left += [WithoutEnergy(each, "its job belongs to another experiment") for each in elsewhere]
-    return [*own, *(each for each in results if not each.run)], left
+    return [*own, *(Match(each, [], Join.EXPERIMENT) for each in results if not each.run)], left
 
 
 def _best(metric: ComparedMetric, results: Sequence[Result]) -> Result:

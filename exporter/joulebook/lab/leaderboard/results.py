@@ -121,8 +121,11 @@ def _rows(path: Path, text: str) -> Iterator[Result]:
     head = text.partition("\n")[0]
     # Spreadsheets in half of Europe write semicolons, since a comma is in their numbers.
     mark = max(",;\t", key=head.count)
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, delimiter=mark)
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, delimiter=mark, restkey="")
     names = [name.strip().casefold() for name in reader.fieldnames or ()]
+    # A spreadsheet ends lines with a mark too many, where a column was once in use.
+    while names and not names[-1]:
+        names.pop()
     reader.fieldnames = names
     missing = [name for name in _NEEDED if name not in names]
     unknown = [name for name in names if name not in (*_NEEDED, *_FURTHER)]
@@ -135,9 +138,11 @@ def _rows(path: Path, text: str) -> Iterator[Result]:
         where = f"{path}, line {reader.line_num}"
         if reader.line_num > MAX_ROWS:
             raise ConfigError(f"{where}: more than {MAX_ROWS:,} lines")
-        if None in row or any(value is None for value in row.values()):
+        if any(row.pop("", "")) or any(value is None for value in row.values()):
             raise ConfigError(f"{where}: expected {len(names)} fields")
         cells = {key: value.strip() for key, value in row.items()}
+        if not any(cells.values()):
+            continue
         if mark != ",":
             cells |= {key: _DECIMAL_COMMA.sub(".", cells[key]) for key in _NUMBERS & cells.keys()}
         yield _result(where, cells)
@@ -166,8 +171,10 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
     if row.get("cost"):
         if not row.get("currency"):
             raise ConfigError(f"{where}: cost without a currency (EUR, USD, ...)")
-        cost[row["currency"][:8]] = round(exact(row["cost"], f"{where}, cost") * NANO)
-    flops = float(exact(row["flops"], f"{where}, flops")) if row.get("flops") else None
+        amount, unknown = finite(row["cost"], f"{where}, cost")
+        if not unknown:
+            cost[row["currency"][:8]] = round(amount * NANO)
+    flops, no_flops = finite(row.get("flops", ""), f"{where}, flops")
     return Result(
         row["experiment"][:MAX_NAME_CHARS],
         row["run"][:MAX_NAME_CHARS],
@@ -176,13 +183,22 @@ def _result(where: str, row: Mapping[str, str]) -> Result:
         started_utc_ns=_instant(row.get("started", ""), f"{where}, started"),
         ended_utc_ns=_instant(row.get("ended", ""), f"{where}, ended"),
         host=row.get("host", "")[:MAX_NAME_CHARS],
-        flops=flops,
+        flops=None if no_flops else float(flops),
         energy_uj=energy_uj,
         cost_nano=cost,
         gpu=row.get("gpu", "")[:MAX_NAME_CHARS],
         where=where,
         problem=problem,
     )
+
+
+_NO_NUMBER = frozenset(
+    (
+        *("", "nan", "inf", "infinity", "none", "null", "na", "n/a", "<na>"),
+        *("#n/a", "#num!", "#div/0!", "#value!"),
+    )
+)
+"""What trackers, data frames and spreadsheets write where there is no number."""
 
 
 def finite(text: str | float, where: str) -> tuple[Fraction, str]:
@@ -193,7 +209,7 @@ def finite(text: str | float, where: str) -> tuple[Fraction, str]:
     said = str(text).strip().casefold()
     if not said:
         return Fraction(0), f"{where}: empty"
-    if said.lstrip("+-") in {"nan", "inf", "infinity", "none", "null", "na", "n/a"}:
+    if said.lstrip("+-") in _NO_NUMBER:
         return Fraction(0), f"{where}: {said[:40]}"
     return exact(text, where), ""
 

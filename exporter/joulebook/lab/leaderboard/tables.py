@@ -112,7 +112,8 @@ def measured_of(entrant: Entrant) -> str:
     if 0 < host < 1:
         text += f" (hosts for {percent(100 * host)})"
     known = entrant.coverage
-    return text if known is None else f"{text}, {percent(100 * known)} of the time"
+    how_long = "not known for how long" if known is None else f"{percent(100 * known)} of the time"
+    return f"{text}, {how_long}"
 
 
 def _ranking(board: Board) -> Sheet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from joulebook.config.lab import ReportSection
@@ -221,7 +222,7 @@ def _counters(data: ReportData, runs: Sequence[Run]) -> Figure:
     note = str(verdict or Verdict.CANNOT_TELL) + (f" ({listed(wrong)})" if wrong else "")
     if not ratios:
         return Figure(None, PERCENT, unknown=note)
-    mean = sum(ratios) / len(ratios)
+    mean = math.fsum(ratios) / len(ratios)
     return Figure(mean, PERCENT, min(ratios), max(ratios), note=note)
 
 

@@ -207,6 +207,13 @@ def test_roles() -> None:
     assert sort_out(found, RoleChoice("", ("2",)), {}).best == only
 
 
+@pytest.mark.parametrize("word", ["development", "Development", "DEVELOPMENT"])
+def test_development_is_told_from_final_runs_in_any_case(word: str) -> None:
+    choice = RoleChoice(stages={"1": word, "2": "SFT"})
+    final = sort_out(runs(some_runs()), choice, {}).final
+    assert final == frozenset({JOBS[2]})
+
+
 @pytest.mark.parametrize(
     "choice", [RoleChoice("9"), RoleChoice("", ("9*",)), RoleChoice("", (), {"9": "no reason"})]
 )

@@ -7,6 +7,7 @@ import io
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,15 +41,21 @@ WH = UJ_PER_KWH // 1000
 
 
 def job(
-    name: str, hours: float = 1, begin_h: float = 0, experiment: str = "bert"
+    name: str,
+    hours: float = 1,
+    begin_h: float = 0,
+    experiment: str = "bert",
+    account: str = "nlp",
+    **more: Any,
 ) -> ReportWorkload:
     t0_ns = round((100 + begin_h) * NS_PER_HOUR)
     return ReportWorkload(
         WorkloadId("slurm", name, t0_ns // 10**9),
-        labels=Labels("ada", "nlp", experiment),
+        labels=Labels("ada", account, experiment),
         started_utc_ns=t0_ns,
         ended_utc_ns=t0_ns + round(hours * NS_PER_HOUR),
         gpu_count=1,
+        **more,
     )
 
 
@@ -195,6 +202,49 @@ def test_an_experiment_ranks_by_a_value_that_its_energy_bought() -> None:
     assert [left.result.run for left in found.left] == ["elsewhere"]
 
 
+def test_an_experiment_of_two_accounts_is_two() -> None:
+    own, other = job("1"), job("2", account="vision")
+    account = books((own, consumed(own, 100)), (other, consumed(other, 900)))
+    (ours,) = by_experiment(ACCURACY, [result("1", "0.8")], account).entrants
+    assert (ours.energy_uj, ours.runs) == (100 * WH, 1)
+    for results in ([result("1", "0.8"), result("2", "0.9")], [result("", "0.9")]):
+        found = by_experiment(ACCURACY, results, account)
+        assert not found.entrants
+        why = "its experiment's name exists in several accounts: nlp, vision"
+        assert [left.why for left in found.left] == [why] * len(results)
+
+
+def test_an_experiment_whose_best_run_is_inferred_says_so() -> None:
+    own = job("1")
+    account = books((own, consumed(own, 100)))
+    times: dict[str, Any] = {"started_utc_ns": own.started_utc_ns, "ended_utc_ns": own.ended_utc_ns}
+    runs = [result("0a1b", "0.9", host="n1", **times)]
+    (found,) = by_experiment(ACCURACY, runs, account).entrants
+    assert found.join is Join.INFERRED
+    (named,) = by_experiment(ACCURACY, [*runs, result("1", "0.95")], account).entrants
+    assert named.join is Join.EXPERIMENT
+
+
+def test_a_job_whose_gpus_nothing_measured_does_not_lead_with_zero() -> None:
+    bare, own = job("1"), job("2")
+    cpu_only = [Posting("n1", own.id, CPU, 360_000, Amount(9 * WH), Method.COUNTER, "prolog")]
+    entrants = by_run(
+        [result("1", "0.9"), result("2", "0.8")],
+        books((bare, consumed(bare, 250)), (own, cpu_only)),
+    ).entrants
+    alike = [msgspec.structs.replace(each, gpu="", partial="") for each in entrants]
+    found = board("", ACCURACY, "", alike)
+    assert names(found) == (["1"], [], ["2"])
+    assert "nothing was measured of its GPUs" in found.aside[0].why
+
+
+def test_an_unknown_coverage_is_said() -> None:
+    own = job("1")
+    (found,) = by_run([result("1", "0.9")], books((own, consumed(own, 1)))).entrants
+    unknown = msgspec.structs.replace(found, coverage=None)
+    assert measured_of(unknown) == "GPUs, not known for how long"
+
+
 def test_energy_of_an_authors_file_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,7 +318,7 @@ def test_of_two_jobs_of_one_number_the_one_that_ran_then_is_meant() -> None:
     assert [each.energy_uj for each in by_run([then], account).entrants] == [2 * WH]
 
 
-@pytest.mark.parametrize("value", ["", "NaN", "inf", "None"])
+@pytest.mark.parametrize("value", ["", "NaN", "inf", "None", "-", "#N/A", "<NA>", "#DIV/0!"])
 def test_a_blank_value_leaves_out_its_row_and_not_the_file(tmp_path: Path, value: str) -> None:
     file = tmp_path / "results.csv"
     file.write_text(f"experiment,run,metric,value,kwh\na,1,m,{value},3\nb,2,m,0.8,5\n")
@@ -291,6 +341,23 @@ def test_headers_as_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
     (found,) = read_csv(file)
     assert (found.experiment, found.run, found.value, found.energy_uj) == (
         "a", "1", Fraction("92.5"), 3 * UJ_PER_KWH,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "experiment;run;metric;value;kwh;\na;1;m;92,5;3;\n;;;;;\n",
+        "experiment,run,metric,value,kwh,,\na,1,m,92.5,3,,\n,,,,,,\n",
+        "experiment,run,metric,value,kwh,cost,currency,flops\na,1,m,92.5,3,nan,EUR,NaN\n",
+    ],
+)
+def test_what_a_spreadsheet_leaves_empty_is_nothing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "results.csv"
+    file.write_text(text)
+    (found,) = read_csv(file)
+    assert (found.value, found.energy_uj, found.cost_nano, found.flops, found.problem) == (
+        Fraction("92.5"), 3 * UJ_PER_KWH, {}, None, "",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from referencing import Registry, Resource
 from spdx_python_model.bindings import v3_0_1 as spdx
@@ -18,7 +19,7 @@ from tests.unit.lab.report.test_formats import every_name, made
 from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.cyclonedx import activity
-from joulebook.lab.report.model import Statement
+from joulebook.lab.report.model import Figure, Statement
 
 ABOUT = About(params=110e6, tokens=3e9, flops=1.98e18, metric="accuracy", value=0.92)
 
@@ -122,9 +123,18 @@ def cells(text: str) -> dict[str, list[str]]:
     return found
 
 
+def test_an_unknown_coverage_is_a_sentence_in_the_form_of_the_eu() -> None:
+    statement = made(about=ABOUT)
+    unknown = msgspec.structs.replace(
+        statement.quality, coverage=Figure(None, "%", unknown="not known from Prometheus: why")
+    )
+    text = renderer("eu-gpai")(msgspec.structs.replace(statement, quality=unknown))
+    assert "Readings cover an unknown share of the time" in text
+
+
 def test_the_form_of_the_eu() -> None:
     found = cells(renderer("eu-gpai")(made(about=ABOUT)))
-    assert found["Amount of energy used for training (MWh)"] == ["0.03"]
+    assert found["Amount of energy used for training (MWh)"] == ["0.030"]
     assert found["Training time, hardware days"] == ["1.7 NVIDIA H100 80GB HBM3 days"]
     assert found["Amount of computation used for training (FLOPs)"] == ["2.0e+18"]
     stated, measured, inference = found["Measurement methodology"]

@@ -40,13 +40,13 @@ def render(statement: Statement) -> str:
 
 
 def _two(value: float | None) -> str:
-    """Return two significant figures: `12`, `0.0045`, `1.3e+22`."""
+    """Return two significant figures: `12`, `2.0`, `0.0045`, `1.3e+22`."""
     if not value:
         return NOT_APPLICABLE if value is None else "0"
     rounded = float(f"{value:.2g}")
     if not 1e-4 <= abs(rounded) < 1e7:
         return f"{value:.1e}"
-    return f"{rounded:,.0f}" if abs(rounded) >= 10 else f"{rounded:.2g}"
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 else f"{rounded:#.2g}"
 
 
 def _wall_days(statement: Statement) -> str:
@@ -103,9 +103,12 @@ def _method(statement: Statement) -> list[str]:
     else:
         sources = "; ".join(rate.source for rate in pue)
         said.append(f"The facility is included by its PUE ({sources}).")
+    covered = "an unknown share"
+    if quality.coverage.value is not None:
+        covered = wording.percent(quality.coverage.value)
     said.append(
-        f"Readings cover {wording.figure(quality.coverage)} of the time for which GPUs were held; "
-        f"the uncertainty of the sensors is {quality.uncertainty.value or 0:.3g} %"
+        f"Readings cover {covered} of the time for which GPUs were held; the uncertainty of the "
+        f"sensors is {quality.uncertainty.value or 0:.3g} %"
         + (" (default)." if quality.uncertainty.default else ".")
     )
     said.append("Not included: network, storage, and research on other hardware.")
