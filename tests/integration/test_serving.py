@@ -203,6 +203,6 @@ def test_llama_cpp_is_read_as_it_is(tmp_path: Path, build_dir: Path) -> None:
             clock[0] += 60
     assert made.errors == {}
     with opened(url) as database:
-        counted = dict(database.rows("SELECT item, whole FROM serving_totals"))
+        counted: dict[str, int] = dict(database.rows("SELECT item, whole FROM serving_totals"))
     assert counted.pop("prompt") > 0
     assert counted == {"output": 12}

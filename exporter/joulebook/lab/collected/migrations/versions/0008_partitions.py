@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from alembic import op
 
-from joulebook.lab.collected import tables
 from joulebook.lab.collected.database import add_partitions
 from joulebook.lab.collected.database import refuse_downgrade as downgrade
 from joulebook.lab.collected.months import month_of
+from joulebook.lab.collected.statements import other_partition
 
 __all__ = ["downgrade", "upgrade"]
 
@@ -33,7 +33,7 @@ def upgrade() -> None:
             f"CREATE TABLE {name} (LIKE {name}_7 INCLUDING DEFAULTS, PRIMARY KEY ({key}))"
             " PARTITION BY RANGE (quarter_s)"
         )
-        run(tables.other_partition(name))
+        run(other_partition(name))
         if "workload" in key:
             run(f"CREATE INDEX {name}_by_workload ON {name} (workload, quarter_s)")
     days = run("SELECT DISTINCT day_s FROM used").fetchall()
