@@ -292,7 +292,7 @@ class LabView(BillView):
         used: dict[BilledOwner, dict[str, Amount]] = {}
         paid: dict[BilledOwner, Charges] = {}
         for *who, component, e1, e2, i1, i2, h1, h2, n1, n2 in self._database.rows(
-            f"SELECT {names}, component, {halves(*_AMOUNT)} FROM used_entries"  # noqa: S608
+            f"SELECT {names}, component, {halves(*_AMOUNT)} FROM {bills.BY_OWNER_USED}"  # noqa: S608
             f" JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
             f" GROUP BY {names}, component",
             [month, *values],
@@ -302,7 +302,7 @@ class LabView(BillView):
             used.setdefault(owner, {})[component] = amount
         for *who, item, currency, w1, w2, n1, n2, r1, r2 in self._database.rows(
             f"SELECT {names}, item, currency, {halves('whole', 'nano', 'rest')}"  # noqa: S608
-            f" FROM billed_entries JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
+            f" FROM {bills.BY_OWNER_BILLED} JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
             f" GROUP BY {names}, item, currency",
             [month, *values],
         ):
