@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.test_dashboards import BOARDS
@@ -54,6 +56,17 @@ def narrowed(build_dir: Path, upstream: Server, folder: Path, label: str, value:
         "-insecure-listen-address", f"127.0.0.1:{port}", "-enable-label-apis",
     ]  # fmt: skip
     return Server("prom-label-proxy", port, command, folder / "proxy.log")
+
+
+def rounded(rows: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Series by their labels; sums are added in any order."""
+    return {
+        json.dumps(row["metric"], sort_keys=True): [
+            (when, float(f"{float(value):.9g}"))
+            for when, value in row.get("values") or [row["value"]]
+        ]
+        for row in rows
+    }
 
 
 @pytest.mark.parametrize(
