@@ -105,11 +105,12 @@ nightly: bootstrap ## what takes hours, and what needs other registries (SCALE=5
 docs: dev ## write the generated pages, the manual page, dashboards and rules anew
 	@$(BIN)/python tools/generate.py
 
-pictures: dev ## draw the dashboards into docs/images (needs npm, Chromium, and what the tests need)
+pictures: dev ## draw dashboards and the lab server's pages into docs/images (needs npm, Chromium, and what the tests need)
 	@mkdir -p .build/render
 	@cp dashboards/render/{package.json,package-lock.json,app.jsx,build.mjs} .build/render
 	@cd .build/render && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs
 	@PYTHONPATH=exporter:. $(BIN)/python -m tests.lab.pictures $(ARGS)
+	@$(if $(ARGS),,PYTHONPATH=exporter:. $(BIN)/python -m tests.lab.lab_pages)
 
 bench: dev ## benchmarks, with peers beside them
 	@$(BIN)/python -m benchmarks $(ARGS)

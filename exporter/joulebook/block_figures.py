@@ -41,6 +41,7 @@ class BlockFigures:
         self._before: RunFigures | None = None
         self._own: InProcess | None = None
         self._ended_s: float | None = None
+        self._waits_since_s = 0.0  # all reads together wait once
         self._final: RunFigures | None = None
 
     def begin(self) -> None:
@@ -74,25 +75,26 @@ class BlockFigures:
             return None if self._ended_s else self._own.figures(estimate=self._estimate)
         try:
             found, booked = self._look()
-            if self._ended_s is not None:
-                began = time.monotonic()
-                while not booked:
-                    spent_s = time.monotonic() - began
-                    # To what never used a GPU, nothing is ever booked.
-                    if spent_s >= (self._wait_s if found else self._wait_s / 3):
-                        break
-                    time.sleep(min(POLL_S, self._wait_s))
-                    found, booked = self._look()
-                if booked:
-                    self._final = found
-                if found is None:
-                    say_once(
-                        f"nothing is booked to {self._job or self._run}: no GPU was used, or the "
-                        "daemon reads no marks ([marks] enabled)"
-                    )
+            if self._ended_s is None:
+                return found
+            began_s = self._waits_since_s = self._waits_since_s or time.monotonic()
+            # To what never used a GPU, nothing is ever booked.
+            while not booked and time.monotonic() - began_s < (
+                self._wait_s if found else self._wait_s / 3
+            ):
+                time.sleep(min(POLL_S, self._wait_s))
+                found, booked = self._look()
         except SourceError as error:
-            say_once(str(error))
+            self._wait_s = 0.0
+            say_once(f"{error}")
             return None
+        if booked:
+            self._final = found
+        if found is None:
+            say_once(
+                f"nothing is booked to {self._job or self._run}: no GPU was used, or the daemon "
+                "reads no marks ([marks] enabled)"
+            )
         return found
 
     def _look(self) -> tuple[RunFigures | None, bool]:

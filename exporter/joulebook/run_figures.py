@@ -228,6 +228,8 @@ def fetch(
         if base:
             parts = urlsplit(base if "://" in base else f"http://{base}")
             host, tls = parts.hostname or "", parts.scheme == "https"
+            if not host or parts.scheme not in {"http", "https"}:
+                raise ValueError("expected http(s)://host:port")
             port, path = parts.port or (443 if tls else 80), parts.path.rstrip("/") + path
             if parts.username and not authorization:
                 authorization = _basic(parts.username, parts.password)

@@ -12,17 +12,14 @@ docs/in-code.md; `joulebook mlflow URI` does it for all runs of a store.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
 from joulebook.block_figures import of_job, own_job
 from joulebook.errors import ConfigError, SourceError
-from joulebook.mlflow_store import client
 from joulebook.run_figures import RunFigures, ask, fetch, total
 from joulebook.warn_once import warn
 
@@ -159,6 +156,8 @@ _JOB, _JOBS, _LOGIN = (
 
 def _of_lab(url: str, query: dict[str, str]) -> tuple[RunFigures, ...]:
     """Return the runs that the lab server has, of all nodes. Raises `SourceError`."""
+    from urllib.parse import quote  # noqa: PLC0415
+
     base, job = url.rstrip("/"), query.pop("job")
     ask_lab = partial(fetch, base=base, timeout_s=LAB_TIMEOUT_S)
     try:
@@ -199,6 +198,8 @@ def payload(url: str, nonce: str) -> str:
 
 def _session(base: str, ask_lab: Callable[..., bytes]) -> str:
     """Log in by MUNGE, as `joulebook acct` does. Raises `SourceError`."""
+    import subprocess  # noqa: PLC0415
+
     told = _LOGIN.decode(ask_lab("/api/v1/nonce", post=True))
     words = ["munge", "--restrict-uid", str(told.server_uid)]
     try:
@@ -229,6 +230,8 @@ def log_energy(
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         raise ConfigError("no tracking store: give tracking_uri= or set MLFLOW_TRACKING_URI")
+    from joulebook.mlflow_store import client  # noqa: PLC0415
+
     with client(uri) as store:
         for name, value in made.items():
             store.log_metric(run_id, name, value)

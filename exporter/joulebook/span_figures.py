@@ -21,21 +21,23 @@ class SpanFigures:
 
     """
 
-    __slots__ = ("_block", "_estimates", "id")
+    __slots__ = ("_block", "_estimates", "_why", "id")
 
     def __init__(self) -> None:
         self.id = ""
         self._block: BlockFigures | None = None
-        self._estimates = False
+        self._estimates, self._why = False, "it is not measured"
 
     @property
     def booked(self) -> RunFigures | None:
         """Return the figures in whole units, which can be added to those of other ranks."""
         try:
-            return None if self._block is None else self._block.now()
+            if self._block is not None:
+                return self._block.now()
         except Exception as error:
-            say_once(f"no figures of this block: {error!r}")
-            return None
+            self._why = f"{error!r}"
+        say_once(f"no figures of this block: {self._why}")
+        return None
 
     def figures(self) -> dict[str, float]:
         """Return all figures as plain numbers by name; empty if there are none."""
@@ -75,8 +77,8 @@ class SpanFigures:
             self._block = BlockFigures(self.id, wait_s, estimate=estimate)
             self._block.begin()
         except Exception as error:
-            self._block = None
-            say_once(f"no figures of this block: {error!r}")
+            # Said to who asks: the module alone, as a package of the system has it, has no msgspec.
+            self._block, self._why = None, f"{error!r}"
 
     def measured(self) -> None:
         """Note the end of it. Raises nothing."""
@@ -84,4 +86,4 @@ class SpanFigures:
             if self._block is not None:
                 self._block.end()
         except Exception as error:
-            say_once(f"no figures of this block: {error!r}")
+            self._block, self._why = None, f"{error!r}"

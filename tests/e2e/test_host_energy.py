@@ -17,7 +17,7 @@ ENERGY = (
 )
 POSTED = "SELECT coalesce(sum(energy_uj), 0) FROM postings"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def test_each_job_gets_the_cpu_energy_that_it_burnt(lab: Lab, tmp_path: Path) ->
             until("the idle floor", lambda: idle_w(daemon) is not None)
             long = lab.slurm.sbatch("--job-name=long", script=f"{burn} 12")
             forks = lab.slurm.sbatch("--job-name=forks", script=f"{burn} 6 300")
-            until("both to run", lambda: min(cpu_s(host, j) for j in (long, forks)) > 1, 60)
+            until("both to run", lambda: min(cpu_s(host, j) for j in (long, forks)) > 0.3, 120)
             # The daemon is away while they burn: the kernel's counters remember.
             daemon.kill()
             before = cpu_s(host, long)
-            until("energy in the outage", lambda: cpu_s(host, long) > before + 2, 60)
+            until("energy in the outage", lambda: cpu_s(host, long) > before + 2, 120)
             daemon.start()
-            lab.slurm.wait_done(long, forks, timeout_s=90)
+            lab.slurm.wait_done(long, forks, timeout_s=200)
             short = lab.slurm.sbatch("--job-name=short", script=f"{burn} 0.3")
             lab.slurm.wait_done(short, timeout_s=60)
             jobs = (long, forks, short)

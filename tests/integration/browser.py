@@ -65,11 +65,12 @@ class Browser:
         """Write what is seen."""
         path.write_bytes(base64.b64decode(_ask("GET", f"{self._session}/screenshot")))
 
-    def whole(self, width: int) -> None:
-        """Make the window as high as the page, for a picture of all of it; as wide as a phone."""
+    def whole(self, width: int, most: int = 20_000) -> None:
+        """Make the window as high as the page, for a picture of it; up to 499 it is a phone."""
         metrics = {"width": width, "height": 200, "deviceScaleFactor": 1, "mobile": width < 500}
         self._devtools("Emulation.setDeviceMetricsOverride", metrics)
-        metrics["height"] = self.run("return document.documentElement.scrollHeight")
+        height = self.run("return document.documentElement.scrollHeight")
+        metrics["height"] = min(height, most)
         self._devtools("Emulation.setDeviceMetricsOverride", metrics)
 
     def _devtools(self, command: str, parameters: dict[str, Any]) -> None:

@@ -315,6 +315,16 @@ def test_tokens_are_reviewed_only_where_the_configuration_says_so(binary: Path) 
     assert pod["automountServiceAccountToken"] is True
 
 
+def test_pods_that_serve_models_are_found_only_where_the_configuration_says_so(
+    binary: Path,
+) -> None:
+    lab = {"enabled": True, "discovery": False, "config": "[serving]\nkubernetes = true\n"}
+    objects = rendered(binary, values={**LAB, "lab": lab})
+    (rule,) = objects["ClusterRole", "lab-joulebook-lab-energy"]["rules"]
+    assert rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+    assert lab_pod(objects)[0]["automountServiceAccountToken"] is True
+
+
 def test_values_with_older_names_mean_the_same(binary: Path, tmp_path: Path) -> None:
     """One deployment under all of its names, with the settings of both files and the old claim."""
     objects = rendered(binary, values=OLDER)

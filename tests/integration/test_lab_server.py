@@ -22,6 +22,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from tests.integration.browser import chromium
 from tests.integration.postgresql import PostgreSql
@@ -29,7 +30,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 from tests.unit.lab.web.served import bearer, filled, served, uj
 from tests.unit.lab.web.test_access import PATHS
 
-from joulebook.lab.web import munge
+from joulebook.lab.web import munge, wire
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,22 +142,29 @@ def answering(url: str, process: subprocess.Popen[bytes], timeout_s: float = 90)
 
 _AS = """
 import contextlib, io, os, sys
-from joulebook.commands.acct import acct
-with contextlib.redirect_stdout(io.StringIO()):
-    acct.main(sys.argv[3:], standalone_mode=False)  # Imports what is imported late.
+from joulebook import cli
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    cli.main(sys.argv[3:])  # Imports what is imported late.
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[1]))
-acct.main(sys.argv[3:], standalone_mode=False)
+sys.exit(cli.main(sys.argv[3:]))
 """
 """The command as another user, who may not be able to read this interpreter's modules."""
 
 
 def acct(lab: Running, user: str, *words: str) -> subprocess.CompletedProcess[str]:
     """`joulebook acct` as a user of this machine."""
+    return joulebook(lab, user, "acct", *words)
+
+
+def joulebook(
+    lab: Running, user: str, command: str, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """A command as a user of this machine."""
     who = pwd.getpwnam(user)
     return subprocess.run(
-        [sys.executable, "-c", _AS, str(who.pw_uid), str(who.pw_gid),
+        [sys.executable, "-c", _AS, str(who.pw_uid), str(who.pw_gid), command,
          "--config", str(lab.config), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT / "exporter"), "COLUMNS": "200"},
         capture_output=True,
@@ -216,6 +224,15 @@ def test_users_see_their_own_jobs(lab: Running, user: str, job: str) -> None:
 def test_root_sees_everything(lab: Running) -> None:
     done = acct(lab, "root", *DAYS, "--json")
     assert {job["user"] for job in json.loads(done.stdout)} == set(USERS), done.stderr
+
+
+def test_a_job_and_a_bill_need_no_right_on_a_file(lab: Running) -> None:
+    done = joulebook(lab, "nobody", "job", "--json", "201", "--lab")
+    assert f"{uj(201)}" in done.stdout, done.stderr
+    assert "not in the lab server" in joulebook(lab, "nobody", "job", "202", "--lab").stderr
+    done = joulebook(lab, "nobody", "bill", "show", "2026-11", "--format", "csv", "--lab")
+    assert "of-nobody" in done.stdout
+    assert "of-games" not in done.stdout
 
 
 def test_a_link_works_once(lab: Running) -> None:
@@ -359,6 +376,11 @@ def test_tokens_for_programs(lab: Running) -> None:
     status, body, _ = ask(f"{lab.url}/metrics", headers)
     assert status == 200, made.stderr
     assert "joulebook_collect_targets 1" in body
+    until = time.monotonic() + 120
+    while "joulebook_advice_computed_timestamp_seconds 1" not in body:  # its thread has begun
+        assert time.monotonic() < until, body
+        time.sleep(0.1)
+        body = ask(f"{lab.url}/metrics", headers)[1]
     assert "of-games" not in ask(f"{lab.url}/?month=2026-11", headers)[1]
     assert command("--revoke-token", "prometheus").returncode == 0
     assert ask(f"{lab.url}/metrics", headers)[0] == 401
@@ -384,7 +406,10 @@ def test_from_the_command_line_to_a_copied_sentence(lab: Running) -> None:
         browser.shows("Job 201", "h1")
         # A phone: nothing is wider than the window, but for tables, which scroll on their own.
         browser.resize(390, 900)
-        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201"):
+        for path in (
+            "/?month=2026-11", "/me?month=2026-11", "/jobs?month=2026-11", "/job/201",
+            "/experiment?name=of-nobody", "/bills", "/bills/2026-11", "/leaderboards",
+        ):  # fmt: skip
             browser.open(f"{lab.url}{path}")
             assert browser.run("return document.documentElement.scrollWidth") <= browser.run(
                 "return window.innerWidth"
@@ -393,13 +418,54 @@ def test_from_the_command_line_to_a_copied_sentence(lab: Running) -> None:
         browser.shows("Nobody is logged in")
 
 
+def test_on_a_phone_no_figure_is_out_of_sight_and_results_are_ranked(lab: Running) -> None:
+    with chromium(390, 900) as browser:
+        browser.open(acct(lab, "nobody", "--web").stdout.strip())
+        browser.click("button.main")
+        browser.shows("Log out")
+        # Every cell of a table is within the window.
+        for path in ("/?month=2026-11", "/bills/2026-11", "/jobs?month=2026-11"):
+            browser.open(f"{lab.url}{path}")
+            assert browser.run(
+                "return [...document.querySelectorAll('td')].filter(each => each.textContent"
+                " && each.getBoundingClientRect().right > window.innerWidth).length"
+            ) == 0  # fmt: skip
+        browser.open(f"{lab.url}/leaderboards")
+        browser.run(
+            "document.querySelector('[name=name]').value = 'mine';"
+            "document.querySelector('[name=results]').value ="
+            " 'experiment,run,metric,value\\nof-nobody,201,accuracy,91';"
+        )
+        browser.click("button.main")
+        browser.shows("mine", "h1")
+        assert "of-nobody" in browser.text()
+
+
+def test_an_administrator_corrects_a_bill_in_the_browser(lab: Running) -> None:
+    with chromium() as browser:
+        browser.open(acct(lab, "root", "--web").stdout.strip())
+        browser.click("button.main")
+        browser.shows("Log out")
+        browser.open(f"{lab.url}/bills/2026-11")
+        browser.run(
+            "for (const each of document.querySelectorAll('details')) each.open = true;"
+            "for (const [name, value] of Object.entries({from: 'phys/nobody/of-nobody',"
+            " to: '(unallocated)', kwh: '1', why: 'a <b>test</b>'}))"
+            " document.querySelector(`[action$=corrections] [name=${name}]`).value = value;"
+        )
+        browser.click("[action$=corrections] button.main")
+        browser.shows("a <b>test</b>")
+
+
 def test_pages_ask_for_nothing_elsewhere_and_break_no_rule(lab: Running) -> None:
     with chromium() as browser:
         browser.open(acct(lab, "root", "--web").stdout.strip())
         browser.click("button.main")
         browser.shows("Log out")
-        for path in ("/?month=2026-11", "/jobs?month=2026-11", "/job/201", "/nodes",
-                     "/experiment?name=of-games"):  # fmt: skip
+        for path in (
+            "/?month=2026-11", "/jobs?month=2026-11", "/job/201", "/nodes", "/me", "/bills",
+            "/experiment?name=of-games", "/bills/2026-11", "/leaderboards",
+        ):  # fmt: skip
             browser.open(f"{lab.url}{path}")
             loaded = browser.run(
                 "return performance.getEntriesByType('resource').map(each => each.name)"
@@ -413,6 +479,16 @@ def test_pages_ask_for_nothing_elsewhere_and_break_no_rule(lab: Running) -> None
             assert unnamed == 0
 
 
+def told(path: str, answer: Any) -> object:
+    """What was answered; rows as they are booked have no order."""
+    if not path.startswith("/api/v1/rows") or answer.status_code != 200:
+        return answer.content
+    return {
+        name: sorted(map(repr, value)) if isinstance(value, tuple) else value
+        for name, value in msgspec.structs.asdict(wire.DATA.decode(answer.content)).items()
+    }
+
+
 def test_postgresql_answers_as_sqlite_does(postgresql: PostgreSql, tmp_path: Path) -> None:
     urls = filled(tmp_path), filled(tmp_path, url=postgresql.new())
     for user in ("ada", "bob", "root", ""):
@@ -421,7 +497,7 @@ def test_postgresql_answers_as_sqlite_does(postgresql: PostgreSql, tmp_path: Pat
             with served(url, admins=("root",), coordinators={"nlp": ("bob",)}) as client:
                 if user:
                     client.headers.update(bearer(url, user))
-                answers.append([(path, found.status_code, found.text) for path in PATHS
+                answers.append([(path, found.status_code, told(path, found)) for path in PATHS
                                 if (found := client.get(path))])  # fmt: skip
         assert answers[0] == answers[1]
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.integration.llama_cpp import llama_server
 from tests.integration.postgresql import PostgreSql
 from tests.ports import free_port
 from tests.unit.lab.collected.nodes import Node
@@ -180,3 +181,28 @@ def _until(url: str, headers: dict[str, str], text: str) -> str:
                     return str(shown)
         time.sleep(0.2)
     raise AssertionError(f"{url}: no {text}")
+
+
+def test_llama_cpp_is_read_as_it_is(tmp_path: Path, build_dir: Path) -> None:
+    """Its real server: what it wrote is what is counted, prompts apart, and no requests."""
+    url = f"sqlite://{tmp_path}/all.db"
+    with connect(url, create=True) as database:
+        collect(database, node())
+    clock = [NOW_S]
+    with llama_server(tmp_path, build_dir) as server:
+        made = ServingReader(
+            ServingSection(),
+            functools.partial(connect, url),
+            [Found(f"{server.url}/metrics")],
+            lambda: clock[0],
+        )
+        for tokens in (0, 7, 5):
+            if tokens:
+                server.complete(tokens)
+            made.once()
+            clock[0] += 60
+    assert made.errors == {}
+    with opened(url) as database:
+        counted: dict[str, int] = dict(database.rows("SELECT item, whole FROM serving_totals"))
+    assert counted.pop("prompt") > 0
+    assert counted == {"output": 12}

@@ -55,10 +55,14 @@ SHOTS = {
     "lab-experiment": "/experiment?name=llm-pretrain&account=nlp",
     "lab-bills": "/bills",
     "lab-bill": "/bills/2026-10",
+    "lab-leaderboards": "/leaderboards",
+    "lab-leaderboard": "/leaderboards/1",
     "lab-nodes": "/nodes",
 }
-KEPT = ("lab-overview-light", "lab-overview-dark", "lab-overview-phone", "lab-me-light",
-        "lab-job-light", "lab-experiment-light", "lab-bill-light")  # fmt: skip
+KEPT = (
+    "lab-overview-light", "lab-overview-dark", "lab-overview-phone", "lab-me-light",
+    "lab-job-light", "lab-experiment-light", "lab-bill-light", "lab-leaderboard-light",
+)  # fmt: skip
 """What the documentation shows."""
 
 
@@ -148,6 +152,11 @@ def collect(folder: Path) -> str:
              Transfer(item="electricity", currency="EUR", billed=Exact(0, 640_000_000))],
             Reason("correction", "grace", "GPU fell off the bus", NOVEMBER_S + 3 * DAY_S),
         )  # fmt: skip
+        results = "experiment,run,metric,value\n" + "".join(
+            f"{each[2]},,accuracy,{88.5 + n * 1.3:.1f}\n" for n, each in enumerate(PEOPLE)
+        )
+        rows = [(1, "ada", "autumn models", results, '[[], "", "", "", ""]', NOW_S)]
+        database.many("INSERT INTO lab_results VALUES (?, ?, ?, ?, ?, ?)", rows)
     return url
 
 
@@ -190,7 +199,7 @@ def draw(to: Path, wanted: tuple[str, ...]) -> None:
                     for shot, path in SHOTS.items():
                         if not wanted or f"{shot}-{name}" in wanted:
                             browser.open(f"{base}{path}")
-                            browser.whole(mode.width)
+                            browser.whole(mode.width, 1400 if wanted else 20_000)
                             browser.picture(to / f"{shot}-{name}.png")
 
 

@@ -95,6 +95,25 @@ def test_it_waits_no_longer_than_it_is_told(
     assert f"nothing is booked to {run.id}" in str(said.message)
 
 
+def test_all_reads_together_wait_once(
+    daemon: NodeStub, answers: list[NodeRuns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, slept = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now_s[0] += seconds
+
+    monkeypatch.setattr("joulebook.block_figures.time.sleep", sleep)
+    monkeypatch.setattr("joulebook.block_figures.time.monotonic", lambda: now_s[0])
+    answers[:] = [NodeRuns("n1", 1, (replace(BOOKED, ended_utc_s=None),))]
+    with joulebook.experiment("bert", wait_s=3) as run:
+        pass
+    assert slept == []
+    assert (run.energy_kwh, sum(slept)) == (1, 3)
+    assert (run.cost, run.co2e_g, run.idle_kwh, sum(slept)) == ({"EUR": 0.25}, 358, 0.25, 3)
+
+
 def test_windows_are_asked_for_and_written_as_parts_of_the_run(
     daemon: NodeStub, tmp_path: Path
 ) -> None:
@@ -248,7 +267,7 @@ def test_it_is_modelled_only_if_that_is_asked_for(
 def test_a_broken_installation_stops_no_program(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['msgspec'] = None; import joulebook\n"
-        "with joulebook.experiment('bert') as run: print('trained')\n"
+        "with joulebook.experiment('bert') as run: sys.stderr.write('trained; ')\n"
         "print(run.energy_kwh, run.figures())\n"
     )
     done = subprocess.run(
@@ -256,8 +275,10 @@ def test_a_broken_installation_stops_no_program(tmp_path: Path) -> None:
         env={"PYTHONPATH": ":".join(sys.path), "JOULEBOOK_MARKS_DIR": str(tmp_path)},
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout == "trained\nNone {}\n"
-    assert done.stderr.startswith("joulebook: no figures of this block: ")
+    assert done.stdout == "None {}\n"
+    # Who does not ask for figures is not told that there are none.
+    assert done.stderr.startswith("trained; joulebook: no figures of this block: ModuleNotFound")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_block_costs_a_training_little(daemon: NodeStub) -> None:

@@ -118,6 +118,7 @@ def test_settings_are_those_that_there_are(page: Path) -> None:
         "rates.hardware",
         "budgets",
         "lab.coordinators",
+        "lab.results",
         "serving.targets",
         "serving.cost_limits",
     }
@@ -170,6 +171,17 @@ def test_every_page_has_its_place_on_the_site(repository: Path) -> None:
     pages = {str(page.relative_to(repository / "docs"))[:-3] for page in PAGES
              if page.is_relative_to(repository / "docs")}  # fmt: skip
     assert {page for page in pages if not re.match(r"adr/\d|index$", page)} <= {*index}
+
+
+def test_every_picture_is_shown(repository: Path) -> None:
+    """By day or by night: a page of docs/ shows each picture that there is."""
+    shown = {
+        name.replace("-dark", "-light")
+        for page in PAGES
+        for name in re.findall(r"images/([\w-]+\.(?:png|svg))", text_of(page))
+    }
+    there = {path.name for path in (repository / "docs/images").iterdir()}
+    assert {name.replace("-dark", "-light") for name in there} == shown
 
 
 def test_the_glossary_has_a_word_and_its_meaning_in_each_line(repository: Path) -> None:

@@ -69,7 +69,7 @@ def test_nothing_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "junk.db").write_text("not a ledger at all, but long enough to look like a file")
     with pytest.warns(UserWarning, match="no figures"):
         assert runs.figures(job="1", ledger=tmp_path / "junk.db") == {}
-    for url in ("ftp://x", "http://[", "http://n1:99999", "::", "http://x y/"):
+    for url in ("http://", "ftp://x", "http://[", "http://n1:99999", "::", "http://x y/"):
         monkeypatch.setenv("JOULEBOOK_URL", url)
         with pytest.warns(UserWarning, match="no figures"):
             assert runs.figures(job="1") == {}

@@ -15,6 +15,7 @@ from joulebook.commands.shared.advice_text import show_advice, show_missing
 from joulebook.commands.shared.lab_client import lab_client
 from joulebook.commands.shared.options import AT_LAB, Duration, Options, argument, command, option
 from joulebook.config import Config, load
+from joulebook.decoding import converter
 from joulebook.errors import ConfigError
 from joulebook.lab.advice.advise import KnownToCome, MonthAdviceOut, answer, of_month
 from joulebook.lab.advice.later import WINDOW_H
@@ -51,6 +52,9 @@ def to_come(config: Config) -> KnownToCome:
     return KnownToCome(poller.current, config.rates.price.kind)
 
 
+_ANSWER = converter(MonthAdviceOut)
+
+
 def _advice(config: Config, args: Options) -> MonthAdviceOut:
     month = _month(args)
     window_h = int(args.window // 3600)
@@ -60,7 +64,7 @@ def _advice(config: Config, args: Options) -> MonthAdviceOut:
         fields = {"sort": args.sort, "account": args.account, "window": f"{window_h}"}
         found = lab_client(args.lab, config).get(f"/api/v1/advice/{months.shown(month)}", fields)
         try:
-            return msgspec.convert(found, MonthAdviceOut)
+            return _ANSWER(found)
         except msgspec.ValidationError as error:
             raise ConfigError(f"the lab server answers otherwise than expected: {error}") from None
     rows = Rows("o.account = ?", [args.account]) if args.account else EVERYBODY

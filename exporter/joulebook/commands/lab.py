@@ -138,7 +138,7 @@ def serve_lab(config: Config) -> int:
     tasks: dict[str, Callable[[], None]] = {"advice": functools.partial(advice.run, stop)}
     alone = (stop, config.collect.every_s, lambda: collector.leads)
     if reader is not None:
-        tasks["serving"] = functools.partial(reader.run, stop)
+        tasks["serving"] = functools.partial(reader.run, stop, lambda: collector.leads)
     if config.lab.slurm_coordinators:
         tasks["coordinators"] = functools.partial(coordinators.run, stop)
     if config.lab.admin_comment:

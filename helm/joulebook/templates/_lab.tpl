@@ -32,6 +32,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $_ := set $lab "config" $read }}
 {{- $ours := dig "lab" (dict) (fromToml $read) }}
 {{- $_ := set $lab "reviews" (and $lab.collects (dig "kubernetes" false $ours)) }}
+{{- $_ := set $lab "readsPods" (and $lab.collects (dig "serving" "kubernetes" false (fromToml $read))) }}
 {{- toYaml $lab }}
 {{- end }}
 

@@ -22,8 +22,8 @@ _KEY = re.compile(rf"(?<![\w./-])(?:{'|'.join(SECTIONS)})(?:\.[a-z][a-z0-9_]*)+(
 _SECTION = re.compile(r"\[((?:tenants|sensors|rates|daemon|exposition|report)(?:\.[a-z_]+)*)\]")
 _METRIC = re.compile(r"\bjoulebook_[a-z_]+\b")
 
-NO_KEYS = {"ledger.db", "workloads.id"}
-"""A file, and a column in SQL."""
+NO_KEYS = {"ledger.db", "workloads.id", "serving.html"}
+"""Files, and a column in SQL."""
 
 NO_METRICS = {"joulebook_schema"}
 """A table of the collected ledger."""

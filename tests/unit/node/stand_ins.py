@@ -62,7 +62,12 @@ class Cards:
         readings = tuple(self._reading(m) for m in self.meters if m not in self.lost)
         failures = tuple(Failure(m, self.clock.now_ns(), reason) for m, reason in self.lost.items())
         statuses = tuple(
-            DeviceStatus(r.meter, i, r.t_ns, values={"power_watts": self.watts})
+            DeviceStatus(
+                r.meter,
+                i,
+                r.t_ns,
+                values={"power_watts": self.watts, "power_limit_watts": 300.0},
+            )
             for i, r in enumerate(readings)
         )
         silent = tuple(DeviceStatus(f.meter, len(readings), f.t_ns) for f in failures)

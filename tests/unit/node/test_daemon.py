@@ -124,6 +124,7 @@ def test_a_jobs_energy_is_booked_committed_and_shown(node: Node) -> None:
     assert [holder.workload for holder in view.holders[METER]] == [JOB]
     assert view.history
     assert view.statuses[0].meter == METER
+    assert view.books.workloads[JOB].facts.extra == {"gpu_power_limits_w": "300"}
 
 
 def test_a_meter_that_is_in_anothers_is_not_booked_besides(

@@ -159,7 +159,7 @@ def ledgers(args: Options, config: Config) -> ReportSource:
         if not demo.exists():
             raise ConfigError(
                 f"no ledger at {path}: has the daemon run here? Use --ledger FILE for another, "
-                "or --collected URL"
+                "--collected URL or --lab URL"
             )
         Screen(sys.stderr).say(f"no ledger at {path}; using the demo's, {demo}")
         return LedgerSource([NodeLedger("demo", demo)])

@@ -49,7 +49,13 @@ _COST = _gauge(
 )
 _CO2E = _gauge("co2e_grams", "CO2e that last month's advice would have saved.", "grams")
 
-ADVICE: tuple[Metric, ...] = (_ENERGY, _COST, _CO2E)
+_COMPUTED = Metric(
+    "joulebook_advice_computed_timestamp_seconds", Kind.GAUGE,
+    "Unix time at which last month's advice was computed last.", "seconds",
+    stability=Stability.BETA, bare=True,
+)  # fmt: skip
+
+ADVICE: tuple[Metric, ...] = (_ENERGY, _COST, _CO2E, _COMPUTED)
 """Every metric of advice, in the order of exposition."""
 
 
@@ -66,6 +72,7 @@ class AdviceGauges:
         self._to_come = to_come
         self._now_s = now_s
         self._savings: dict[tuple[str, str, AdviceKind], Saving] = {}
+        self._computed_s = 0
 
     def run(self, stop: threading.Event) -> None:
         """Compute until told to stop."""
@@ -85,6 +92,7 @@ class AdviceGauges:
         month = months.before(months.month_of(now_s))
         with self._connect() as database, database.transaction(writes=False):
             self._savings = by_kind(of_month(database, month, now_s, to_come=self._to_come()))
+        self._computed_s = now_s
 
     def families(self) -> list[Family]:
         """Return the gauges as of the last time."""
@@ -106,4 +114,5 @@ class AdviceGauges:
                 _CO2E,
                 [(of, each.co2e_ug / UG_PER_G) for of, each in savings if each.co2e_ug is not None],
             ),
+            Family(_COMPUTED, [((), self._computed_s)] if self._computed_s else []),
         ]

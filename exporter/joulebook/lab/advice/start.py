@@ -64,7 +64,7 @@ class StartPlanner:
 
     def __init__(self, values: Mapping[int, float], known_until: KnownUntil) -> None:
         self._values = values
-        self._known_until = known_until
+        self.known_until = known_until
         self._forecasts: dict[int, list[float]] = {}
         self._choices: dict[tuple[int, int, int], Choice | None] = {}
         self.changes = len(set(values.values())) > 1
@@ -116,7 +116,7 @@ class StartPlanner:
         return Choice(start, sums[0] / length, chosen / length, min(sums) / length)
 
     def _expected(self, hour: int, count: int) -> list[float]:
-        end = self._known_until(hour)
+        end = self.known_until(hour)
         last = next((h for h in range(end - 1, end - _DAY - 1, -1) if h in self._values), None)
         off, found = 0.0, list[float]()
         if last is not None:

@@ -94,17 +94,21 @@ class ServingReader:
         )
         self._settled_s = self._widely_s = 0.0
 
-    def run(self, stop: threading.Event) -> None:
-        """Read now and then until told to stop."""
+    def run(self, stop: threading.Event, leads: Callable[[], bool]) -> None:
+        """Read now and then until told to stop, while this server `leads`."""
         while not stop.is_set():
-            try:
-                self.once()
-                _once.recovered("serving", "token counters are written again")
-            except (LedgerError, ConfigError) as error:
-                _once.failed("serving", "token counters are not written: %s", error)
-            except Exception:
-                _once.fault("token counters are not written")
+            if leads():
+                self._pass()
             stop.wait(self._settings.every_s)
+
+    def _pass(self) -> None:
+        try:
+            self.once()
+            _once.recovered("serving", "token counters are written again")
+        except (LedgerError, ConfigError) as error:
+            _once.failed("serving", "token counters are not written: %s", error)
+        except Exception:
+            _once.fault("token counters are not written")
 
     def once(self) -> None:
         """Read all servers of running workloads, and join what is due. Raises `LedgerError`."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dashboards.generator.board import Board, Row, label_values
-from dashboards.generator.panel import STACKED, Basis, Column, Panel, Query, stat
+from dashboards.generator.figures import NO_PRICE
+from dashboards.generator.panel import EACH_NAMED, STACKED, Basis, Column, Panel, Query, stat
 from dashboards.generator.promql import TARGET, by, chosen, one_of, ratio, selector
 
 _MODEL = "cluster, account, experiment, model_name"
@@ -49,62 +52,85 @@ def _energy(*matchers: str, labels: str = "") -> str:
     return _KWH.format(by(labels, _rise("energy_joules", *matchers)))
 
 
-def _stat(title: str, about: str, basis: Basis, unit: str, query: str, legend: str = "") -> Panel:
-    return stat(title, f"{about} {_LATE}", basis, unit, Query(query, legend), empty=_EMPTY,
-        decimals=2 if legend else None)  # fmt: skip
+def _stat(
+    title: str,
+    about: str,
+    basis: Basis,
+    unit: str,
+    query: Query,
+    **how: Any,  # noqa: ANN401 - further fields of a panel
+) -> Panel:
+    return stat(title, f"{about} {_LATE}", basis, unit, query, **{"empty": _EMPTY, **how})
 
+
+_MONEY = {"decimals": 2, "options": EACH_NAMED, "empty": NO_PRICE}
 
 TOTALS = (
     _stat("Output tokens", "Tokens that models wrote.", Basis.COUNTED, "locale",
-        by("", _rise("tokens", _OUTPUT))),
+        Query(by("", _rise("tokens", _OUTPUT)))),
     _stat("Prompt tokens", "Tokens that models read.", Basis.COUNTED, "locale",
-        by("", _rise("tokens", _PROMPT))),
+        Query(by("", _rise("tokens", _PROMPT)))),
     _stat("Energy of models", "Of GPUs, and of hosts where they are measured, without idle time.",
-        Basis.METERED, "kwatth", _energy(_ACTIVE)),
+        Basis.METERED, "kwatth", Query(_energy(_ACTIVE))),
     _stat("Idle energy", "Of servers that were allocated and produced nothing.",
-        Basis.METERED, "kwatth", _energy(_IDLE)),
+        Basis.METERED, "kwatth", Query(_energy(_IDLE))),
     _stat("Cost of models", "Electricity and hardware, without idle time.", Basis.RATED, "locale",
-        by("currency", _rise("cost", _ACTIVE)), "{{currency}}"),
+        Query(by("currency", _rise("cost", _ACTIVE)), "{{currency}}"), **_MONEY),
     _stat("Cost of idle servers", "Electricity and hardware of servers that produced nothing.",
-        Basis.RATED, "locale", by("currency", _rise("cost", _IDLE)), "{{currency}}"),
+        Basis.RATED, "locale",
+        Query(by("currency", _rise("cost", _IDLE)), "{{currency}}"), **_MONEY),
 )  # fmt: skip
 
 _PAID = f"{_MODEL}, currency"
+_WHOSE = (
+    Column("cluster", width=90),
+    Column("account", width=110),
+    Column("experiment", width=150),
+    Column("model_name"),
+)
 
-MODELS = Panel(
-    "Models",
-    "Each model, the one with most energy first. Idle time is in no figure per 1,000 tokens: each "
-    f"is all that its work took, by the tokens of one kind. {_LATE}",
+
+def _table(title: str, about: str, basis: Basis, sort: str, *columns: Column) -> Panel:
+    return Panel(title, f"{about} {_LATE}", basis, "none", kind="table", width=24, height=8,
+        columns=(*_WHOSE, *columns), sort=sort, empty=_EMPTY)  # fmt: skip
+
+
+_JOULES, _GRAMS = (by(_MODEL, _rise(what, _ACTIVE)) for what in ("energy_joules", "co2e_grams"))
+
+PER_THOUSAND = _table(
+    "Per 1,000 tokens",
+    "All that a model's work took, by its tokens of one kind, the dearest first. Idle time is in "
+    "none of it.",
     Basis.RATED,
-    "none",
-    kind="table",
-    width=24,
-    height=10,
-    columns=(
-        Column("cluster", width=90),
-        Column("account", width=100),
-        Column("experiment"),
-        Column("model_name"),
-        Column("Energy (kWh)", Query(_energy(_ACTIVE, labels=_MODEL)), "locale", 2, total=True),
-        Column("Idle (kWh)", Query(_energy(_IDLE, labels=_MODEL)), "locale", 2, total=True),
-        Column("Prompt tokens", Query(by(_MODEL, _rise("tokens", _PROMPT))), "locale", 0,
-            total=True),
-        Column("Output tokens", Query(by(_MODEL, _rise("tokens", _OUTPUT))), "locale", 0,
-            total=True),
-        Column("Requests", Query(by(_MODEL, _rise("requests"))), "locale", 0, total=True),
-        Column("J per 1,000 prompt", Query(_per_thousand(
-            by(_MODEL, _rise("energy_joules", _ACTIVE)), _rise("tokens", _PROMPT))), "locale", 1),
-        Column("J per 1,000 output", Query(_per_thousand(
-            by(_MODEL, _rise("energy_joules", _ACTIVE)), _rise("tokens", _OUTPUT))), "locale", 1),
-        Column("g CO2e per 1,000 output", Query(_per_thousand(
-            by(_MODEL, _rise("co2e_grams", _ACTIVE)), _rise("tokens", _OUTPUT))), "locale", 3),
-        Column("Cost per 1,000 output", Query(_per_thousand(
-            by(_PAID, _rise("cost", _ACTIVE)), _rise("tokens", _OUTPUT), _PAID)), "locale", 4),
-        Column("currency", width=80),
+    "Cost, output",
+    Column("J, prompt", Query(_per_thousand(_JOULES, _rise("tokens", _PROMPT))), "locale", 1),
+    Column("J, output", Query(_per_thousand(_JOULES, _rise("tokens", _OUTPUT))), "locale", 1),
+    Column("g CO2e, output", Query(_per_thousand(_GRAMS, _rise("tokens", _OUTPUT))), "locale", 3),
+    Column(
+        "Cost, output",
+        Query(_per_thousand(by(_PAID, _rise("cost", _ACTIVE)), _rise("tokens", _OUTPUT), _PAID)),
+        "locale",
+        4,
     ),
-    sort="Energy (kWh)",
-    empty=_EMPTY,
-)  # fmt: skip
+    Column("currency", width=80),
+)
+
+MODELS = _table(
+    "Models",
+    "What each produced, and the energy that it took, at work and idle.",
+    Basis.METERED,
+    "Energy (kWh)",
+    Column("Energy (kWh)", Query(_energy(_ACTIVE, labels=_MODEL)), "locale", 2, total=True),
+    Column("Idle (kWh)", Query(_energy(_IDLE, labels=_MODEL)), "locale", 2, total=True),
+    *(
+        Column(title, Query(by(_MODEL, _rise(*what))), "locale", 0, total=True)
+        for title, what in (
+            ("Prompt tokens", ("tokens", _PROMPT)),
+            ("Output tokens", ("tokens", _OUTPUT)),
+            ("Requests", ("requests",)),
+        )
+    ),
+)
 
 _SPAN = "2h"
 """Energy comes in quarter hours, which a shorter time would show as peaks."""
@@ -148,7 +174,7 @@ DASHBOARD = Board(
             "Model",
         ),
     ),
-    (Row("", TOTALS), Row("Models", (MODELS,)), Row("Over time", TREND)),
+    (Row("", TOTALS), Row("Models", (PER_THOUSAND, MODELS)), Row("Over time", TREND)),
     since="now-24h",
 )
 

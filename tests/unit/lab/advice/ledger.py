@@ -48,7 +48,7 @@ class Cards(Node):
                 ChargeRow(self._next(), quarter_s, who, "", item, currency, amount, 0, 0)
             )
 
-    def rate(self, hour: int, price: float, grams: float) -> None:
+    def rate(self, hour: int, price: float, grams: float, source: str = "contract") -> None:
         """Have a price and an intensity in an hour of November (negative: before)."""
         for quantity, value, unit in (
             ("price", int(price * NANO), "nEUR/kWh"),
@@ -57,9 +57,7 @@ class Cards(Node):
         ):
             quarter_s = NOVEMBER_S + hour * HOUR_S
             self.more.append(
-                RateRow(
-                    self._next(), quarter_s, quantity, value, unit, "contract", "measured", 1, 0
-                )
+                RateRow(self._next(), quarter_s, quantity, value, unit, source, "measured", 1, 0)
             )
 
     def begun(self, job: str, from_h: float, hours: float, **more: object) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from tests.unit.lab.advice.ledger import NOW_S, filled
+from tests.unit.lab.advice.ledger import NOW_S, Cards, filled
+from tests.unit.lab.collected.nodes import NOVEMBER_S
 
-from joulebook.core.money.rates import NANO
+from joulebook.core.money.rates import NANO, Point, Quality, RateSet, StepCurve
 from joulebook.lab.advice.advise import MonthAdvice, by_kind, of_month, ranked
+from joulebook.lab.advice.later import next_start
 from joulebook.lab.advice.model import Advice, AdviceKind
-from joulebook.lab.advice.read import Rows
+from joulebook.lab.advice.read import Rows, curves
+from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import opened
 from joulebook.units import UJ_PER_KWH
 
@@ -70,6 +74,44 @@ def test_the_greatest_saving_is_first_and_claims_of_nothing_are_last(found: Mont
     sums = by_kind(found)
     assert sums["lab", "nlp", K.GPUS].energy_uj == 12 * UJ_PER_KWH // 10
     assert all(kind not in {K.MEMORY, K.TIME_LIMIT} for *_, kind in sums)
+
+
+def test_what_a_feed_knows_of_the_hours_to_come_decides_the_next_start(url: str) -> None:
+    span, later_s = (NOVEMBER_S, NOW_S), NOW_S + 3 * 3600
+    points = (
+        Point(NOW_S, 3 * NANO // 10, "nEUR/kWh", "ENTSO-E BE", Quality.FORECAST, later_s),
+        Point(later_s, NANO // 20, "nEUR/kWh", "ENTSO-E BE", Quality.FORECAST, later_s + 7200),
+    )
+    known = RateSet(currency="EUR", price=StepCurve(points))
+    with opened(url) as database:
+        usual = curves(database, span, NOW_S, RateSet(), "")["lab"]
+        fed = curves(database, span, NOW_S, known, "")["lab"]
+        other = curves(database, span, NOW_S, dataclasses.replace(known, currency="USD"), "")
+    assert next_start(usual, NOW_S, 2, 24) == "at once (0.1 EUR/kWh)"
+    assert next_start(fed, NOW_S, 2, 24).startswith("2026-11-21T03:00 UTC (0.05 EUR/kWh")
+    assert next_start(other["lab"], NOW_S, 2, 24) == "at once (0.1 EUR/kWh)"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "ahead_h"),
+    [("ENTSO-E BE", "", 35), ("Energy-Charts BE", "", 35), ("contract", "", 0),
+     ("contract", "schedule", 87_840)],
+)  # fmt: skip
+def test_how_far_a_price_was_known_follows_from_its_source(
+    tmp_path: Path, source: str, kind: str, ahead_h: int
+) -> None:
+    made = Cards()
+    for hour in range(30):
+        made.rate(hour, hour / 100, 300, source)
+    made.booked_to_s = NOW_S
+    with opened(f"sqlite://{tmp_path / 'c.db'}", create=True) as database:
+        ingest.take(database, made.page(0), made.name, NOW_S, frozenset({made.name}))
+        site = curves(database, (NOVEMBER_S, NOW_S), NOW_S, RateSet(), kind)["lab"]
+    noon = NOVEMBER_S // 3600 + 12  # 13:00 in Brussels: 35 hours to the end of the next day
+    assert site.price is not None
+    assert site.price.known_until(noon) - noon == ahead_h
+    assert site.carbon is not None
+    assert site.carbon.known_until(noon) == noon
 
 
 def test_only_rows_that_may_be_seen(url: str) -> None:

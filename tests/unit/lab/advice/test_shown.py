@@ -39,7 +39,9 @@ def test_the_gauges_are_of_the_month_before(tmp_path: Path) -> None:
     assert {each.metric for each in gauges.families()} == set(ADVICE)
     later = AdviceGauges(connected, now_s=lambda: december_s + 40 * 86_400)
     later.once()
-    assert _gauges(later) == {}
+    assert _gauges(later) == {
+        "joulebook_advice_computed_timestamp_seconds": december_s + 40 * 86_400
+    }
 
 
 def test_a_ledger_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

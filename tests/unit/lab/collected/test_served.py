@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.scale import scaled
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 
+from joulebook.core.ledger.export import MeterRow
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.serving import CounterReading, Produced
 from joulebook.lab.collected import bills, compact, ingest, served, served_query, tokens
@@ -302,3 +303,33 @@ def test_months_that_are_days_stay_as_they_were_joined(database: Database) -> No
     assert served.settle(database, NOW_S, wide_s) == 0
     assert served_query.models(database, (day_s, NOVEMBER_S)) == before
     assert before[0].idle_uj == {"gpu": 1_000_003}
+
+
+def test_energy_of_the_host_is_in_it_where_it_is_measured(database: Database) -> None:
+    """CPU and memory of the server's node, which have no idle part of their own."""
+    made = node()
+    made.burn(T, 9_000_000, PODS[0])
+    made.booked_to_s = NOW_S
+    page = made.page(0)
+    (row,) = page.postings
+    hosts = ((2, "cpu", 700_000), (3, "dram", 40_000))
+    page = msgspec.structs.replace(
+        page,
+        meters=(*page.meters, *(MeterRow(n, name, name, "", uj, 0) for n, name, uj in hosts)),
+        postings=(
+            row,
+            *(
+                msgspec.structs.replace(row, seq=row.seq + n, meter_id=n, energy_uj=uj)
+                for n, _, uj in hosts
+            ),
+        ),
+        next=page.last + 3,
+        last=page.last + 3,
+    )
+    assert ingest.take(database, page, "n1", NOW_S) is not None
+    for when_s, count in ((T, 0), (T + 900, 370)):
+        read(database, PODS[0], when_s, {"m": {OUT: count}})
+    served.settle(database, NOW_S)
+    (found,) = served_query.models(database, (T, T + 900))
+    assert found.energy_uj == {"gpu": 9_000_000, "host": 740_000}
+    assert found.per_thousand(found.active_uj, OUT) == 26_324_324

@@ -6,6 +6,7 @@ Routes and their parameters are read from the application, so that a new one is 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -18,10 +19,11 @@ from starlette.testclient import TestClient
 from tests.scale import SCALE
 from tests.unit.lab.collected.nodes import NOVEMBER_S, Node
 from tests.unit.lab.collected.test_forget import dump
-from tests.unit.lab.web.served import bearer, filled, served
+from tests.unit.lab.web.served import NOW_S, bearer, filled, served
 
 from joulebook.core.money.amounts import Exact
 from joulebook.lab.collected.database import opened
+from joulebook.lab.leaderboard.ranked import Asked
 from joulebook.units import NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 
@@ -65,6 +67,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "first": ("2026-01",),
     "last": ("2026-12",),
     "secret": ("none",),
+    "board": ("1", "2", "3", "site:none"),
     "cluster": ("", "lab"),
     "selection": ("{}", '{"users": ["cy-d-fect"]}', '{"jobs": ["730003"]}'),
 }
@@ -82,7 +85,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
             extra={"folder": f"/home/{each.name}"},
         )  # fmt: skip
         node.burn(NOVEMBER_S + 3600, each.energy_uj, each.job, Exact(1, 0, 0), NS_PER_HOUR)
-    return filled(tmp_path_factory.mktemp("routes"), node)
+    url = filled(tmp_path_factory.mktemp("routes"), node)
+    with opened(url) as database:
+        for n, each in enumerate(PEOPLE, start=1):
+            text = f"experiment,run,metric,value\n{each.experiment},{each.job},accuracy,0.5\n"
+            row = (n, each.name, f"by {each.name}", text, json.dumps(Asked()), NOW_S)
+            database.upsert("lab_results", [row])
+    return url
 
 
 def routes(app: FastAPI) -> list[APIRoute]:
@@ -207,11 +216,12 @@ HOSTILE = (
 def test_hostile_words_are_refused_or_are_words(url: str) -> None:
     with served(url, admins=("root",)) as client, opened(url) as database:
         client.headers.update(bearer(url, "root"))
-        before = dump(database)
+        before, lot = dump(database), random.Random(1)
         for route in routes(client.app):  # type: ignore[arg-type]
             given = [*route.dependant.path_params, *route.dependant.query_params]
-            for parameter, word in itertools.product(given, HOSTILE):
-                path = asked(route, {parameter.name: word}, random.Random(1))
+            words = HOSTILE if SCALE > 1 else lot.sample(HOSTILE, 4)
+            for parameter, word in itertools.product(given, words):
+                path = asked(route, {parameter.name: word}, lot)
                 answer = client.get(path, follow_redirects=False)
                 assert answer.status_code < 500, path
                 assert "X-Evil" not in answer.headers

@@ -31,7 +31,8 @@ ASKED = 1_500 if SCALE == 1 else 1_000_000
 
 def some(lot: random.Random, names: Iterable[str]) -> frozenset[str]:
     """Nothing, or some of these."""
-    return frozenset(lot.sample([*names], lot.choice((0, 0, 1, 2))))
+    every = [*names]
+    return frozenset(lot.sample(every, min(lot.choice((0, 0, 1, 2)), len(every))))
 
 
 def usage(world: World) -> None:
