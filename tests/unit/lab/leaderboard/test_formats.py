@@ -281,7 +281,7 @@ def test_the_plot_in_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("least_wh", [1, 18, 182, 950, 182_000])
 def test_labels_of_the_axis_do_not_touch(least_wh: int) -> None:
     reach = [Entrant("a", Fraction(1), least_wh * UJ_PER_KWH // 1000),
-             Entrant("b", Fraction(2), 3 * least_wh * UJ_PER_KWH // 1000)]  # fmt: skip
+             Entrant("b", Fraction(2), 10 * least_wh * UJ_PER_KWH // 3000)]  # fmt: skip
     picture = draw(boards("", ComparedMetric("m"), reach))
     labels = sorted(
         (shape.at[0], shape.text)
@@ -290,7 +290,7 @@ def test_labels_of_the_axis_do_not_touch(least_wh: int) -> None:
     )
     assert len(labels) >= 2
     for (left, before), (right, after) in pairwise(labels):
-        assert right - left >= 6.6 * (len(before) + len(after)) / 2
+        assert right - left >= 6.6 * (len(before) + len(after)) / 2 + 8
 
 
 def test_a_plot_of_anything_can_be_drawn() -> None:
