@@ -109,7 +109,7 @@ def test_of_two_lab_servers_on_one_ledger_one_collects_and_the_other_takes_over(
         ]
         for each in both:
             each.start()
-            stack.callback(lambda each=each: each.process and each.kill())
+            stack.callback(ended, each)
         with busy(nodes):
             until("one of them to collect", lambda: 1 in map(active, both) and quietly(url))
             until("both to know", lambda: set(map(active, both)) == {0, 1})
@@ -133,6 +133,11 @@ def test_of_two_lab_servers_on_one_ledger_one_collects_and_the_other_takes_over(
         for each in both:
             assert each.stop() == 0
             assert "Traceback" not in each.log
+
+
+def ended(collector: CollectorProcess) -> None:
+    if collector.process is not None:
+        collector.kill()
 
 
 def quietly(url: str) -> bool:

@@ -118,6 +118,7 @@ def test_settings_are_those_that_there_are(page: Path) -> None:
         "rates.hardware",
         "budgets",
         "lab.coordinators",
+        "lab.results",
         "serving.targets",
         "serving.cost_limits",
     }

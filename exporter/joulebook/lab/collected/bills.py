@@ -78,6 +78,19 @@ WHERE f.ended_utc_ns IS NULL OR u.held_ns * 1.005 < f.gpu_count * (
 """
 
 
+def _by_owner(name: str, columns: str) -> str:
+    """Return a month's sums by owner, and the corrections, which the sums do not have."""
+    return (
+        f"(SELECT month, owner, {columns} FROM month_{name} UNION ALL"  # noqa: S608
+        f" SELECT month, owner, {columns} FROM {name}_entries WHERE correction > 0) AS sums"
+    )
+
+
+BY_OWNER_USED = _by_owner("used", "component, energy_uj, idle_uj, held_ns, idle_ns")
+BY_OWNER_BILLED = _by_owner("billed", "item, currency, whole, nano, rest")
+"""What stands where a table does: months by owner, as the bill has them."""
+
+
 class BillLine(msgspec.Struct, frozen=True):
     """One owner's total in a month, by the kind of entry.
 

@@ -24,7 +24,7 @@ from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError, JoulebookError
 from joulebook.lab.collected import compact, months, report_query
-from joulebook.lab.collected.bills import exact, halves, wholes
+from joulebook.lab.collected.bills import BY_OWNER_BILLED, BY_OWNER_USED, exact, halves, wholes
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
 from joulebook.lab.report.sources import FOREVER_S
@@ -292,7 +292,7 @@ class LabView(BillView):
         used: dict[BilledOwner, dict[str, Amount]] = {}
         paid: dict[BilledOwner, Charges] = {}
         for *who, component, e1, e2, i1, i2, h1, h2, n1, n2 in self._database.rows(
-            f"SELECT {names}, component, {halves(*_AMOUNT)} FROM used_entries"  # noqa: S608
+            f"SELECT {names}, component, {halves(*_AMOUNT)} FROM {BY_OWNER_USED}"  # noqa: S608
             f" JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
             f" GROUP BY {names}, component",
             [month, *values],
@@ -302,7 +302,7 @@ class LabView(BillView):
             used.setdefault(owner, {})[component] = amount
         for *who, item, currency, w1, w2, n1, n2, r1, r2 in self._database.rows(
             f"SELECT {names}, item, currency, {halves('whole', 'nano', 'rest')}"  # noqa: S608
-            f" FROM billed_entries JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
+            f" FROM {BY_OWNER_BILLED} JOIN owners ON owners.id = owner WHERE month = ? AND {where}"
             f" GROUP BY {names}, item, currency",
             [month, *values],
         ):
