@@ -145,10 +145,14 @@ class Board(msgspec.Struct, frozen=True):
     boundary: RankBoundary = RankBoundary.GIVEN
 
     @property
+    def compared(self) -> list[Entrant]:
+        """Those that compare, with their energy of the same boundary."""
+        return [step.entrant for step in self.front] + [each.entrant for each in self.dominated]
+
+    @property
     def entrants(self) -> tuple[Entrant, ...]:
         """All of them, the least energy first."""
-        every = [step.entrant for step in self.front] + [each.entrant for each in self.dominated]
-        every += [each.entrant for each in self.aside]
+        every = [*self.compared, *(each.entrant for each in self.aside)]
         return tuple(sorted(every, key=lambda e: (e.energy_uj, e.name)))
 
 
@@ -229,11 +233,18 @@ def _comparable(
         if each.gpu_uj == 0
     ]
     narrowed = [
-        each if each.gpu_uj is None else msgspec.structs.replace(each, energy_uj=each.gpu_uj)
+        each if each.gpu_uj is None else _narrowed(each, each.gpu_uj)
         for each in measured
         if each.gpu_uj != 0
     ]
     return narrowed, aside, RankBoundary.GPUS
+
+
+def _narrowed(entrant: Entrant, gpu_uj: int) -> Entrant:
+    own_uj = entrant.own_uj
+    if own_uj is not None:
+        own_uj *= Fraction(gpu_uj, entrant.energy_uj)
+    return msgspec.structs.replace(entrant, energy_uj=gpu_uj, own_uj=own_uj)
 
 
 def _steps(metric: ComparedMetric, front: Sequence[Entrant]) -> Iterable[FrontStep]:

@@ -95,18 +95,17 @@ def _sources(entrants: Sequence[Entrant], data: ReportData) -> Iterator[str]:
 
 
 def _expected(metric: ComparedMetric, runs: Joined) -> dict[str, dict[str, list[Expected]]]:
-    """Return expected energies by GPU model and experiment, from the runs with complete energy."""
+    """Return expected energies by GPU model and experiment, from the runs that compare."""
     found: dict[str, dict[str, list[Expected]]] = {}
-    for gpu in {entrant.gpu for entrant in runs.entrants}:
+    for board in boards("", metric, runs.entrants):
         groups: dict[str, list[Entrant]] = {}
-        for entrant in runs.entrants:
-            if entrant.gpu == gpu and not entrant.partial:
-                groups.setdefault(entrant.experiment, []).append(entrant)
+        for entrant in board.compared:
+            groups.setdefault(entrant.experiment, []).append(entrant)
         made = {
             name: against_budget(metric, group)
             for name, group in sorted(groups.items())
             if name and len(group) > 1
         }
         if made:
-            found[gpu] = made
+            found[board.gpu] = made
     return found

@@ -31,6 +31,8 @@ from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, mark
 from joulebook.lab.leaderboard.join import JOINED_BY, WORKLOAD_TAG, by_experiment, by_run
 from joulebook.lab.leaderboard.model_card import read_card
 from joulebook.lab.leaderboard.plot import draw
+from joulebook.lab.leaderboard.ranked import Asked
+from joulebook.lab.leaderboard.ranked import ranked as ranked_of
 from joulebook.lab.leaderboard.results import Result, exact, read_csv
 from joulebook.lab.leaderboard.tables import measured_of
 from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
@@ -236,6 +238,18 @@ def test_a_job_whose_gpus_nothing_measured_does_not_lead_with_zero() -> None:
     found = board("", ACCURACY, "", alike)
     assert names(found) == (["1"], [], ["2"])
     assert "nothing was measured of its GPUs" in found.aside[0].why
+
+
+def test_a_budget_is_of_what_is_compared() -> None:
+    """100 and 300 Wh of GPUs; not the 90 of one host, nor the half of a run."""
+    metered, bare, half = job("1"), job("2"), job("3")
+    account = books(
+        (metered, consumed(metered, 100, cpu_wh=90)), (bare, consumed(bare, 300)), (half,
+        consumed(half, 7, held_h=0.5))
+    )  # fmt: skip
+    runs = [result("1", "0.8"), result("2", "0.9"), result("3", "0.7")]
+    found = ranked_of(runs, Asked(metric="accuracy"), lambda: account)
+    assert found.expected["NVIDIA H100"]["bert"][-1].energy_uj == 400 * WH
 
 
 def test_an_unknown_coverage_is_said() -> None:
