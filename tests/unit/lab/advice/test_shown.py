@@ -44,12 +44,15 @@ def test_the_gauges_are_of_the_month_before(tmp_path: Path) -> None:
     }
 
 
-def test_a_ledger_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [LedgerUnavailable("it is away"), ValueError("it is away")])
+def test_a_ledger_that_is_away_or_odd_ends_nothing(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     stop = threading.Event()
 
     def away() -> Database:
         stop.set()
-        raise LedgerUnavailable("it is away")
+        raise error
 
     AdviceGauges(away).run(stop)
     assert "it is away" in caplog.text
