@@ -77,6 +77,9 @@ def test_over_http_and_as_a_page(tmp_path: Path) -> None:
         assert "not claimed" in text
         assert 'href="/job/101"' in text
         assert "Nothing to save was found in 2026-09" in client.get("/advice?month=2026-09").text
+        for month in ("2199-12", "2300-01"):  # nanoseconds of which fit into no database
+            to_come = client.get(f"/api/v1/advice/{month}").json()
+            assert to_come == {"month": month, "advice": [], "missing": []}
         client.headers.update(bearer(url, "bob"))
         text = client.get("/advice?month=2026-11").text
         assert "vit" in text
