@@ -77,9 +77,12 @@ def test_over_http_and_as_a_page(tmp_path: Path) -> None:
         assert "not claimed" in text
         assert 'href="/job/101"' in text
         assert "Nothing to save was found in 2026-09" in client.get("/advice?month=2026-09").text
-        for month in ("2199-12", "2300-01"):  # nanoseconds of which fit into no database
-            to_come = client.get(f"/api/v1/advice/{month}").json()
-            assert to_come == {"month": month, "advice": [], "missing": []}
+        to_come = client.get("/api/v1/advice/2199-12").json()
+        assert to_come == {"month": "2199-12", "advice": [], "missing": []}
+        # Nanoseconds of which fit into no database.
+        for page in ("advice", "bills"):
+            assert client.get(f"/api/v1/{page}/2300-01").status_code == 422
+            assert client.get(f"/api/v1/{page}/2199-12").is_success
         client.headers.update(bearer(url, "bob"))
         text = client.get("/advice?month=2026-11").text
         assert "vit" in text
