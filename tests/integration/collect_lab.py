@@ -173,7 +173,7 @@ class CollectorProcess:
                 lines.append(f"{key} = {str(value).lower()}")
         self.config = folder / "collector.toml"
         self.config.write_text(
-            "[collect]\n" + "\n".join(lines) + '\n[lab]\nlisten = "127.0.0.1:0"\n'
+            "\n".join(["[collect]", *lines, "[lab]", f"listen = '{self.pages[7:]}'", ""])
         )
         self.process: subprocess.Popen[bytes] | None = None
 

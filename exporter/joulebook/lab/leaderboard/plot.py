@@ -24,6 +24,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 18.0, 58.0, 44.0
 MOST_PANELS = 24
 MOST_DOTS = 2000
 _LABEL_CHARS = 22
+_LETTER_PX, _GAP_PX = 6.6, 8.0
+"""About how wide a letter of a label on an axis is, at size 11; the least between two labels."""
 
 
 class Style(NamedTuple):
@@ -147,10 +149,14 @@ class _Panel:
             _, y = self._at(1, value)
             made.append(Polyline(((self._left, y), (self._right, y)), "grid"))
             made.append(Text((self._left - 7, y + 4), f"{value:g}", "dim", 11, "end"))
+        free_x = -math.inf
         for uj, label in _energies(self._least, self._most):
             x, _ = self._at(uj, self._low)
             made.append(Polyline(((x, self._top), (x, self._bottom)), "grid"))
-            made.append(Text((x, self._bottom + 16), label, "dim", 11, "middle"))
+            half = len(label) * _LETTER_PX / 2
+            if x - half >= free_x:  # else the label before reaches into it: the line says enough
+                made.append(Text((x, self._bottom + 16), label, "dim", 11, "middle"))
+                free_x = x + half + _GAP_PX
         made.append(Polyline(((self._left, self._bottom), (self._right, self._bottom)), "axis"))
         foot = self._bottom + 33
         made.append(Text((self._left, foot), "energy (log)", "dim", 11))

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 import zlib
 from fractions import Fraction
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from joulebook.cli import main
 from joulebook.core.report.leaderboard import ComparedMetric, Entrant, Join, Unit, boards
 from joulebook.lab.leaderboard import demo
 from joulebook.lab.leaderboard.formats import Leaderboard, as_csv, as_json, html, markdown, png, svg
-from joulebook.lab.leaderboard.plot import MOST_PANELS, draw
+from joulebook.lab.leaderboard.plot import MOST_PANELS, Text, draw
 from joulebook.units import UJ_PER_KWH
 
 HOSTILE = (
@@ -275,6 +276,21 @@ def test_the_plot_in_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert main(["leaderboard", "--demo", "--plot", str(tmp_path / bad)]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("least_wh", [1, 18, 182, 950, 182_000])
+def test_labels_of_the_axis_do_not_touch(least_wh: int) -> None:
+    reach = [Entrant("a", Fraction(1), least_wh * UJ_PER_KWH // 1000),
+             Entrant("b", Fraction(2), 10 * least_wh * UJ_PER_KWH // 3000)]  # fmt: skip
+    picture = draw(boards("", ComparedMetric("m"), reach))
+    labels = sorted(
+        (shape.at[0], shape.text)
+        for shape in picture.shapes
+        if isinstance(shape, Text) and shape.text.endswith("Wh")
+    )
+    assert len(labels) >= 2
+    for (left, before), (right, after) in pairwise(labels):
+        assert right - left >= 6.6 * (len(before) + len(after)) / 2 + 8
 
 
 def test_a_plot_of_anything_can_be_drawn() -> None:
