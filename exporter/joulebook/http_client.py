@@ -19,6 +19,7 @@ import contextlib
 import logging
 import math
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -123,17 +124,37 @@ class HttpStream:
             raise HttpFailure("compressed, though not requested", reason="packed")
         parts: list[bytes] = []
         size = 0
-        for part in self.parts():
-            parts.append(part)
-            size += len(part)
-            if size > max_bytes:
-                raise HttpFailure(f"more than {max_bytes} bytes", reason="too_large")
-            if time.monotonic() > self._began_s + deadline_s:
-                raise HttpFailure(f"not finished after {deadline_s:g} s", reason="timeout")
+        until_s = self._began_s + deadline_s
+        try:
+            with self._ended_at(until_s):
+                for part in self.parts():
+                    parts.append(part)
+                    size += len(part)
+                    if size > max_bytes:
+                        raise HttpFailure(f"more than {max_bytes} bytes", reason="too_large")
+        except HttpFailure:
+            if time.monotonic() < until_s:
+                raise
+        if time.monotonic() >= until_s:
+            raise HttpFailure(f"not finished after {deadline_s:g} s", reason="timeout")
         promised = self.headers.get("Content-Length", "")
         if promised.isdecimal() and promised.lstrip("0") != str(size or ""):
             raise HttpFailure(f"{size} of {promised[:20]} bytes", reason="truncated")
         return b"".join(parts)
+
+    @contextlib.contextmanager
+    def _ended_at(self, until_s: float) -> Iterator[None]:
+        """End the reading then: lines between and after the parts of a body may never end."""
+        if until_s == math.inf:
+            yield
+            return
+        timer = threading.Timer(max(until_s - time.monotonic(), 0), self.stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def head(self, max_bytes: int = 2048) -> str:
         """Text from its beginning, empty if there is none."""

@@ -123,3 +123,28 @@ def test_a_head_that_never_ends_is_given_up(line: bytes) -> None:
         finally:
             done.set()
             thread.join()
+
+
+@pytest.mark.parametrize(
+    ("begin", "then"),
+    [(b"", b"1\r\nx\r\n"), (b"", b"1"), (b"", b"0;"), (b"0\r\n", b"X: y\r\n")],
+)
+def test_a_body_that_never_ends_is_given_up(begin: bytes, then: bytes) -> None:
+    """Lines between and after the parts of a body are read before anybody sees a part."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as client:
+                client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + begin)
+                while not done.wait(0.02):
+                    client.sendall(then)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with pytest.raises(HttpFailure, match="not finished after"):
+                Web(timeout_s=5, deadline_s=0.3).ask(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        finally:
+            done.set()
+            thread.join()

@@ -23,6 +23,9 @@ LONGEST_S = 86_400
 FRESH_S = 3600
 """A server that started within this is counted from its start, though it was never read before."""
 
+MOST_PER_S = 10**8
+"""No server counts faster: an increase above it is an error or a lie, and nothing is known."""
+
 
 class Produced(StrEnum):
     """What a server counts."""
@@ -71,10 +74,14 @@ def increase(
         from_s = now.started_s
     if not from_s or not from_s <= now.read_s <= from_s + LONGEST_S:
         return None
+    amount = now.value
     if before is None or restarted:
         # A server counts from 0; what it counted in its last moments before a restart is lost.
-        return Increase(now.value, min(max(from_s, now.started_s), now.read_s), now.read_s)
-    return Increase(now.value - before.value, from_s, now.read_s)
+        from_s = min(max(from_s, now.started_s), now.read_s)
+    else:
+        amount -= before.value
+    longest_s = max(now.read_s - from_s, 1)
+    return Increase(amount, from_s, now.read_s) if amount <= MOST_PER_S * longest_s else None
 
 
 def by_quarter(found: Increase) -> dict[int, int]:

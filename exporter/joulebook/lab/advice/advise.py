@@ -56,6 +56,8 @@ def of_month(
     window_h: int = later.WINDOW_H,
 ) -> MonthAdvice:
     """Return the advice on the jobs of a month that may be seen."""
+    if months.begin_s(month) >= now_s:
+        return MonthAdvice(month, (), ())
     span = (months.begin_s(month), min(months.begin_s(months.after(month)), now_s))
     jobs = read.jobs(database, span, rows)
     runs = read.jobs(database, (span[1] - _RUNS_S, span[1]), rows, detailed=False)

@@ -102,7 +102,13 @@ def advise(month: Sequence[JobUse], runs: Sequence[JobUse]) -> Iterator[Advice]:
     """Yield the limit with the least energy of each experiment; `runs` reach further back."""
     comparable: dict[tuple[object, ...], list[JobUse]] = {}
     for job in runs:
-        if job.whole and len(job.limits_w) == 1 and job.outcome in {"", "completed"}:
+        # Jobs that name no experiment are not runs of the same one.
+        if (
+            job.labels.experiment
+            and job.whole
+            and len(job.limits_w) == 1
+            and job.outcome in {"", "completed"}
+        ):
             comparable.setdefault(_key(job), []).append(job)
     for key, mine in comparable.items():
         found = effects([CappedRun(min(j.limits_w), j.energy_uj, j.gpu.held_ns) for j in mine])

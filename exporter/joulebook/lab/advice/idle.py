@@ -65,10 +65,10 @@ _STEPS = {
 def advise(jobs: Sequence[JobUse]) -> Iterator[Advice]:
     """Yield a line for each owner and kind of idle time."""
     for (cluster, labels), mine in by_owner(jobs).items():
-        found = {job.shown: (job, parts(job)) for job in mine}
+        found = [(job, parts(job)) for job in mine]
         held_ns = sum(job.gpu.held_ns for job in mine)
         for kind, step in _STEPS.items():
-            of = [(job, split[kind]) for job, split in found.values() if kind in split]
+            of = [(job, split[kind]) for job, split in found if kind in split]
             time_ns = sum(part.time_ns for _, part in of)
             if time_ns < LEAST_NS:
                 continue

@@ -94,8 +94,7 @@ def advise(
                 f"then: {said}"
             ),
             next_step=(
-                f"Submit with --begin where a job can wait; one of {longest} h now best starts "
-                f"{next_start(site, now_s, longest, window_h)}."
+                f"Submit with --begin where a job can wait{_now(site, now_s, longest, window_h)}."
             ),
             jobs=greatest(savings),
         )
@@ -134,12 +133,19 @@ def _worth(saving: Saving, jobs: Sequence[JobUse]) -> bool:
     return sum(saving.money.values()) > _LEAST_GAIN * paid
 
 
+def _now(site: SiteCurves, now_s: int, hours: int, window_h: int) -> str:
+    when = next_start(site, now_s, hours, window_h)
+    return f"; one of {hours} h now best starts {when}" if when else ""
+
+
 def next_start(site: SiteCurves, now_s: int, hours: int, window_h: int) -> str:
-    """Describe when a job that is submitted now should start, and what that is expected to save."""
-    guide = site.guide
-    if guide is None:
+    """Describe when a job that is submitted now should start, and what that is expected to save.
+
+    Empty: nothing is known of the last weeks, so nothing follows for the next hours.
+    """
+    guide, now = site.guide, -(-now_s // HOUR_S)
+    if guide is None or not guide.knows(now):
         return ""
-    now = -(-now_s // HOUR_S)
     wait = window_h - hours
     start = guide.best_start(now, hours, wait)
     expected = guide.forecast(now, wait + hours)

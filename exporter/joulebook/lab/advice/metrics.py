@@ -84,6 +84,9 @@ class AdviceGauges:
             except LedgerError as error:
                 _once.failed("advice", "last month's advice is not computed: %s", error)
                 wait_s = _AGAIN_S
+            except Exception:
+                _once.fault("last month's advice is not computed")
+                wait_s = _AGAIN_S
             stop.wait(wait_s)
 
     def once(self) -> None:

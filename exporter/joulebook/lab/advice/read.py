@@ -260,8 +260,10 @@ def curves(
             elif quantity == "pue":
                 pues.append(value)
         is_market = bool(sources) and all(each.startswith(_DAY_AHEAD) for each in sources)
-        price_known: KnownUntil = day_ahead if is_market else nothing_ahead
-        if kind in {"schedule", "constant"}:
+        price_known: KnownUntil = nothing_ahead
+        if is_market:  # Whatever this machine has a tariff for.
+            price_known = day_ahead
+        elif kind in {"schedule", "constant"}:
             price_known = all_ahead
         found[cluster] = SiteCurves(
             _planner(values["price"], rates.price if currency == rates.currency else StepCurve(),

@@ -74,6 +74,10 @@ class StartPlanner:
         """Return what an hour's value turned out to be; `None`: not known."""
         return self._values.get(hour)
 
+    def knows(self, hour: int) -> bool:
+        """Return whether anything is known from which a forecast for that hour follows."""
+        return any(at in self._values for at in range(hour - HISTORY_H, hour + 1))
+
     def forecast(self, hour: int, count: int) -> list[float]:
         """Return the values of `count` hours from `hour` on as expected when it begins."""
         known = self._forecasts.get(hour, [])

@@ -40,7 +40,7 @@ def shown(month: int) -> str:
 def parsed(text: str) -> int:
     """Parse a month like `2026-11`. Raises `ValueError` with what is expected."""
     match = re.fullmatch(r"(\d{4})-(0[1-9]|1[0-2])", text, re.ASCII)
-    if match is None or not 1970 <= int(match[1]) < 9999:
+    if match is None or not 1970 <= int(match[1]) < 2200:
         raise ValueError(f"{text!r}: expected a month like 2026-11")
     return int(match[1]) * 100 + int(match[2])
 

@@ -20,7 +20,7 @@ from joulebook.lab.collected.rollup import closed_to
 from joulebook.units import NS_PER_S
 
 PROMETHEUS = "prometheus"
-"""The target of what the site's Prometheus has read."""
+"""How targets begin that the site's Prometheus has read."""
 
 MOST_MODELS = 100
 """The most models of one experiment that are exposed by name."""
@@ -92,6 +92,15 @@ def running_pods(
     return found
 
 
+def in_prometheus(instance: str) -> str:
+    """Return the target of a server that the site's Prometheus has read there."""
+    return f"{PROMETHEUS} {instance}".rstrip()
+
+
+def _is_in_prometheus(target: str) -> bool:
+    return target.partition(" ")[0] == PROMETHEUS
+
+
 def book(database: Database, readings: Sequence[ServerReading], most: int) -> int:
     """Write what counters counted since they were last read; return how many models were too many.
 
@@ -108,7 +117,7 @@ def book(database: Database, readings: Sequence[ServerReading], most: int) -> in
             known = before[workload.number]
             # It is read in one way at a time: going back to the other one counts from then.
             for of in {of for of, *_ in known}:
-                if (of == PROMETHEUS) != (target == PROMETHEUS):
+                if _is_in_prometheus(of) != _is_in_prometheus(target):
                     database.rows(
                         "DELETE FROM serving_counters WHERE workload = ? AND target = ?",
                         [workload.number, of],

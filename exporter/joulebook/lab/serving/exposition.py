@@ -19,7 +19,7 @@ from typing import NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from joulebook.core.report.serving import Counts, Produced
-from joulebook.core.sanitize import clean_label
+from joulebook.core.sanitize import clean_label, one_line
 from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError
 
@@ -49,6 +49,8 @@ _FAILED = frozenset({"abort", "error", "cancelled", "timeout"})
 """Of the label `finished_reason`: such a request was not answered."""
 _MOST = 1 << 53
 """Above it a number in an exposition is not exact."""
+_LINE = 16_384
+"""The longest line that is read: taking one apart takes time by the square of its length."""
 
 
 class ServerCounters(NamedTuple):
@@ -70,13 +72,15 @@ def parse(text: str) -> ServerCounters:
     Raises `InputError`: `garbage` for lines that are none of an exposition, `no_tokens` where there
     is no counter of tokens.
     """
-    lines = (line for line in text.splitlines() if _name(line) in NAMES or _name(line) == _START)
+    lines = [line for line in text.split("\n") if _name(line) in NAMES or _name(line) == _START]
+    if max(map(len, lines), default=0) > _LINE:
+        raise InputError(f"a line of more than {_LINE} characters", reason="garbage")
     samples: list[tuple[str, Mapping[str, str], float]] = []
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             samples += [(each.name, each.labels, each.value) for each in family.samples]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"not an exposition: {error}", reason="garbage") from None
+        raise InputError(f"not an exposition: {one_line(str(error))}", reason="garbage") from None
     found = counted(samples)
     if not found:
         raise InputError("no counter of tokens in its metrics", reason="no_tokens")
@@ -99,7 +103,7 @@ def counted(
             continue
         counts = found.setdefault(model_of(labels), {})
         answered = labels.get("finished_reason", "") not in _FAILED
-        counts[kind] = counts.get(kind, 0) + int(value) * answered
+        counts[kind] = min(counts.get(kind, 0) + int(value) * answered, _MOST)
     return found
 
 

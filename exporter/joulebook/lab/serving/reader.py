@@ -16,6 +16,7 @@ from pathlib import Path
 
 from joulebook.config.lab_server import ServingSection
 from joulebook.core.report.serving import CounterReading, Counts, Produced
+from joulebook.core.sanitize import clean_label
 from joulebook.errors import (
     ConfigError,
     FeedError,
@@ -50,6 +51,10 @@ _OF_SCRAPE = frozenset(
     {"job", "endpoint", "service", "container", "prometheus", "prometheus_replica", "replica"}
 )
 """Labels in which two scrapes of one server differ."""
+_MOST_OF_POD = 16
+"""Servers of one pod: addresses in a Prometheus may be the words of users."""
+
+_Series = dict[tuple[object, ...], tuple[str, Mapping[str, str], float]]
 
 
 class FixedServers:
@@ -191,10 +196,7 @@ class ServingReader:
             self.errors["prometheus"] += 1
             _once.failed("prometheus", "%s", error)
             return []
-        by_pod: dict[
-            tuple[str, str], dict[tuple[object, ...], tuple[str, Mapping[str, str], float]]
-        ]
-        by_pod = {}
+        by_pod: dict[tuple[str, str], dict[str, _Series]] = {}
         for sample in samples:
             labels = sample.labels
             pod = _first(labels, _NAMESPACE), _first(labels, _POD)
@@ -203,11 +205,17 @@ class ServingReader:
                 continue
             # One server that two jobs scrape counts once.
             same = (*sorted(pair for pair in labels.items() if pair[0] not in _OF_SCRAPE),)
-            by_pod.setdefault(pod, {})[same] = (name, labels, sample.value)
+            servers = by_pod.setdefault(pod, {})
+            instance = clean_label(labels.get("instance", ""))
+            # Each server of a pod has a counter of its own: a sum falls where one is not scraped.
+            if instance in servers or len(servers) < _MOST_OF_POD:
+                servers.setdefault(instance, {})[same] = (name, labels, sample.value)
         return [
-            _reading(workload, tokens.PROMETHEUS, ServerCounters(models), None, now_s)
+            _reading(workload, tokens.in_prometheus(instance), ServerCounters(models), None, now_s)
             for pod, workload in tokens.running_pods(database, by_pod, now_s).items()
-            if workload.number not in there and (models := counted(by_pod[pod].values()))
+            if workload.number not in there
+            for instance, found in sorted(by_pod[pod].items())
+            if (models := counted(found.values()))
         ]
 
 

@@ -32,7 +32,8 @@ LEVELS = {
 }
 """What a month can be grouped by, and the fields of an owner that are kept."""
 
-_YEAR = r"(19[7-9]\d|2\d{3})"
+_YEAR = r"(19[7-9]\d|2[01]\d\d)"
+"""Nanoseconds of a later one fit into no database."""
 MONTH = rf"{_YEAR}-(0[1-9]|1[0-2])"
 """A month that has seconds of UTC."""
 

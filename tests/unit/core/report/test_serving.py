@@ -44,6 +44,9 @@ P, OUT, R = Produced.PROMPT, Produced.OUTPUT, Produced.REQUESTS
          Increase(16, T, T + 60)),
         # Nobody looked for longer than quarter hours can be told apart.
         (CounterReading(9, T), CounterReading(25, T + LONGEST_S + 1), T, None),
+        # Faster than any server: nothing is known.
+        (CounterReading(9, T), CounterReading(1 << 53, T + 60), T, None),
+        (None, CounterReading(1 << 53, T, T - 100), 0, None),
         # A clock that went back.
         (CounterReading(9, T), CounterReading(25, T - 1), T, None),
     ],

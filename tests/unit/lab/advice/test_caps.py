@@ -128,12 +128,15 @@ def test_only_comparable_runs_are_compared() -> None:
         {"gpu_count": 2},
         {"model": "NVIDIA A100"},
         {"labels": Labels("ada", "nlp", "other")},
+        {"labels": Labels("ada", "nlp", "")},
         {"outcome": "failed"},
         {"whole": False},
         {"limits_w": frozenset({200, 300})},
     ):
         changed = [msgspec.structs.replace(each, **other) for each in low]
         assert list(advise([*high, *changed], [*high, *changed])) == []
+    nameless = [msgspec.structs.replace(e, labels=Labels("ada", "nlp")) for e in [*high, *low]]
+    assert list(advise(nameless, nameless)) == []
     # Of a month in which nothing ran at the high limit, the effect is said and nothing claimed.
     (line,) = advise(low, [*high, *low])
     assert line.saving == Saving()

@@ -51,6 +51,14 @@ def test_each_idle_hour_is_in_one_kind_and_costs_what_was_charged() -> None:
     assert co2e == pytest.approx(20 * NANO * made.gpu.idle_uj / made.energy_uj, rel=1e-6)
 
 
+def test_jobs_with_the_same_name_are_two_jobs() -> None:
+    """Pods of a set, and numbers that a scheduler uses again."""
+    (line,) = idle.advise([on(card(3, 3)), on(card(2, 2))])
+    assert line.saving is not None
+    assert line.saving.energy_uj == 5 * UJ_PER_KWH // 10
+    assert line.evidence.startswith("2 jobs (2 never worked): ")
+
+
 def test_a_job_that_never_worked_is_idle_and_no_card_of_it_is_called_unused() -> None:
     (line,) = idle.advise([on(card(3, 3), card(3, 3))])
     assert line.kind is AdviceKind.IDLE

@@ -76,3 +76,10 @@ def test_the_next_start_is_now_where_nothing_better_is_known() -> None:
     assert next_start(SITE, FIRST * 3600 + 4 * 3600, 2, 24).startswith("at once (0.1 EUR/kWh)")
     assert "T03:00 UTC" in next_start(SITE, FIRST * 3600 + 10 * 3600, 2, 24)
     assert next_start(SiteCurves(), FIRST, 2, 24) == ""
+
+
+def test_nothing_is_said_of_the_next_start_where_the_last_weeks_are_not_known() -> None:
+    made = job(ended_s=START_S + 4 * 3600, charges=charges(electricity=1))
+    (line,) = later.advise([made], {"": SITE}, NOW_S + 90 * 86_400, 24)
+    assert line.saving is not None
+    assert line.next_step == "Submit with --begin where a job can wait."

@@ -44,12 +44,15 @@ def test_the_gauges_are_of_the_month_before(tmp_path: Path) -> None:
     }
 
 
-def test_a_ledger_that_is_away_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [LedgerUnavailable("it is away"), ValueError("it is away")])
+def test_a_ledger_that_is_away_or_odd_ends_nothing(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     stop = threading.Event()
 
     def away() -> Database:
         stop.set()
-        raise LedgerUnavailable("it is away")
+        raise error
 
     AdviceGauges(away).run(stop)
     assert "it is away" in caplog.text
@@ -74,6 +77,12 @@ def test_over_http_and_as_a_page(tmp_path: Path) -> None:
         assert "not claimed" in text
         assert 'href="/job/101"' in text
         assert "Nothing to save was found in 2026-09" in client.get("/advice?month=2026-09").text
+        to_come = client.get("/api/v1/advice/2199-12").json()
+        assert to_come == {"month": "2199-12", "advice": [], "missing": []}
+        # Nanoseconds of which fit into no database.
+        for page in ("advice", "bills"):
+            assert client.get(f"/api/v1/{page}/2300-01").status_code == 422
+            assert client.get(f"/api/v1/{page}/2199-12").is_success
         client.headers.update(bearer(url, "bob"))
         text = client.get("/advice?month=2026-11").text
         assert "vit" in text

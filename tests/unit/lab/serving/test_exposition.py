@@ -48,6 +48,8 @@ def test_every_server_is_understood(
         ("vllm:prompt_tokens_total NaN\n", "no_tokens"),
         ("vllm:prompt_tokens_total -5\n", "no_tokens"),
         ("vllm:prompt_tokens_total 1e300\n", "no_tokens"),
+        # Minutes of work for a parser.
+        ('vllm:prompt_tokens_total{model_name="' + '\\"' * 10_000 + '"} 5\n', "garbage"),
     ],
 )
 def test_what_is_no_counter_of_tokens_is_refused(text: str, reason: str) -> None:
@@ -68,3 +70,8 @@ def test_what_is_no_counter_of_tokens_is_refused(text: str, reason: str) -> None
 def test_names_of_models_are_cleaned(said: str, name: str) -> None:
     (found,) = parse(f'vllm:prompt_tokens_total{{model_name="{said}"}} 5\n').models
     assert found == name
+
+
+def test_what_many_series_add_up_to_fits_into_the_ledger() -> None:
+    text = "".join(f'vllm:prompt_tokens_total{{n="{n}"}} {2**53 - 1}\n' for n in range(2000))
+    assert parse(text).models == {"": {P: 2**53}}

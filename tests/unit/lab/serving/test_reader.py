@@ -154,6 +154,28 @@ def test_a_prometheus_that_scrapes_the_servers_already(
     assert tokens_of(url) == {("llama", "output"): 60}
 
 
+def test_a_server_of_a_pod_that_is_not_scraped_once_is_no_restart_of_the_other(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = {"namespace": "nlp", "pod": "llama"}
+    there = [{**pod, "instance": "10.0.0.1:8000"}, {**pod, "instance": "10.0.0.1:8001"}]
+    value = [1000]
+    prometheus(monkeypatch, lambda: there, value)
+    made, clock = reader(url, prometheus="http://prometheus:9090")
+    for servers in (there[:], there[:1], there[:]):
+        there[:] = servers
+        made.once()
+        clock[0] += 60
+    assert tokens_of(url) == {("llama", "output"): 0}
+    value[0] = 1010
+    made.once()
+    assert tokens_of(url) == {("llama", "output"): 20}
+    # Addresses are the words of users, too.
+    there[:] = [{**pod, "instance": f"10.0.0.1:{n}"} for n in range(1000)]
+    made.once()
+    assert made.read == 16
+
+
 def test_a_prometheus_that_is_down_stops_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(*_: object, **__: object) -> HttpAnswer:
         raise HttpFailure("cannot be reached", reason="unreachable")
