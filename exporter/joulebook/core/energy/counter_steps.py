@@ -59,11 +59,18 @@ def knots(base: Reading, pending: Sequence[Reading], tick_ns: int) -> list[Knot]
     """Return the points of the energy curve after `base`, one per value of the counter.
 
     `base` is a point already (its time is final). `tick_ns` is the period learned so far (0: none).
-    Repeated values within a step are dropped, except for the last one before a break or an outage.
+    Repeated values within a step are dropped. The last reading before a break or an outage is a
+    point when it was read, too, however early its value was new: the gap begins there.
     """
     points = _changes(base, pending)
     tick_ns = learnt(points, tick_ns)
-    return _placed(base, pending, points, tick_ns) if tick_ns else points
+    points = _placed(base, pending, points, tick_ns) if tick_ns else points
+    return [
+        point
+        for i, point in enumerate(points)
+        if not i
+        or (point.index, point.reading.t_ns) != (points[i - 1].index, points[i - 1].reading.t_ns)
+    ]
 
 
 def learnt(points: Sequence[Knot], tick_ns: int) -> int:
@@ -126,7 +133,7 @@ def _changes(base: Reading, pending: Sequence[Reading]) -> list[Knot]:
             before, before_index = reading, index
             continue
         counts_on = plain and reading.energy_uj is not None
-        if not counts_on and before_index >= 0 and (not points or points[-1].index < before_index):
+        if not counts_on and before_index >= 0:
             points.append(Knot(before, before_index, sharp=False))
         width_ns = reading.t_ns - before.t_ns
         counted = reading.energy_uj is not None and before.energy_uj is not None
@@ -149,7 +156,8 @@ def _placed(
     """Move each unobserved step to whole periods from an observed one nearby, if any."""
     placed = list(points)
     for i, knot in enumerate(points):
-        if knot.sharp or knot.reading.breaks or knot.reading.after_outage:
+        is_end = i > 0 and points[i - 1].index == knot.index
+        if knot.sharp or is_end or knot.reading.breaks or knot.reading.after_outage:
             continue
         before = pending[knot.index - 1] if knot.index else base
         if knot.reading.energy_uj is None or knot.reading.energy_uj == before.energy_uj:

@@ -101,6 +101,16 @@ def test_power_that_steps_elsewhere_leaves_the_step_straight() -> None:
     assert bent(base, points, [T0 + 320 * MS]) == points
 
 
+@pytest.mark.parametrize("tick_ms", [0, 100])
+def test_the_curve_reaches_the_last_reading_before_an_outage(tick_ms: int) -> None:
+    """The gap begins there, so time between the step and its reading would be nobody's."""
+    base, *pending = seen((0, 0), (398, 0), (400, 10), (498, 10), (500, 20))
+    later = msgspec.structs.replace(pending[-1], t_ns=T0 + 5_000 * MS, after_outage=True)
+    points = knots(base, [*pending, later], tick_ms * MS)
+    assert [p.reading.t_ns - T0 for p in points[-3:]] == [499 * MS, 500 * MS, 5_000 * MS]
+    assert {p.reading.energy_uj for p in points[-3:]} == {20 * J}
+
+
 @laws(150)
 @given(
     st.lists(
@@ -122,7 +132,9 @@ def test_points_keep_their_order_their_energy_and_their_bounds(
         pending.append(Reading(gpu(), t_ns, energy_uj, after_outage=i in outages))
     points = knots(base, pending, tick_ms * MS)
     curve = bent(base, points, [T0 + edge * MS for edge in edges])
-    assert all(a.index < b.index for a, b in pairwise(points))
+    for one, other in pairwise(points):
+        is_end = other.reading.t_ns == pending[other.index].t_ns
+        assert one.index < other.index or (one.index == other.index and is_end)
     values = [base, *(p.reading for p in curve)]
     for a, b in pairwise(values):
         assert a.t_ns < b.t_ns
