@@ -199,7 +199,7 @@ class PodTable:
         self._renew(spare, now_ns)
         nameless = sorted(
             (r for r in self._here.values() if not r.uid and r.ended_ns is None),
-            key=lambda allocation: -(allocation.missing_ns or now_ns),
+            key=lambda each: -(each.missing_ns or now_ns),
         )
         # A cgroup that is nobody's may be that of a pod whose uid is not known.
         alive = {id(allocation) for allocation in nameless[: len(spare)]}
@@ -263,7 +263,7 @@ class PodTable:
 
     def _spare(self) -> list[str]:
         """Return the UIDs of live pods without a name."""
-        known = {allocation.uid for allocation in self} | self._unnamed.keys() | self.reserved
+        known = {each.uid for each in self} | self._unnamed.keys() | self.reserved
         return [
             uid
             for uid, cgroup in self._cgroups.items()
@@ -278,14 +278,11 @@ class PodTable:
         name it may be.
         """
         names = [r for r in self._here.values() if not r.uid]
-        for allocation in names:
-            allocation.maybe.update(spare)
-            allocation.maybe |= {
-                uid
-                for uid, t_ns in self._strays.items()
-                if t_ns >= allocation.since_ns - RECOVERY_NS
-            }
-        late = any(allocation.listed_ns < self._late_until_ns for allocation in names)
+        for each in names:
+            since_ns = each.since_ns - RECOVERY_NS
+            strays = (uid for uid, t_ns in self._strays.items() if t_ns >= since_ns)
+            each.maybe.update(spare, strays)
+        late = any(each.listed_ns < self._late_until_ns for each in names)
         if len(names) != 1 or len(spare) != 1 or self.doubtful or late:
             self._lonely = None
             return
@@ -303,11 +300,11 @@ class PodTable:
         """
         over = [
             key
-            for key, allocation in self._here.items()
-            if allocation.uid
-            and allocation.missing_ns is None
-            and allocation.ended_ns is not None
-            and allocation.listed_ns >= allocation.ended_ns + RECOVERY_NS
+            for key, each in self._here.items()
+            if each.uid
+            and each.missing_ns is None
+            and each.ended_ns is not None
+            and each.listed_ns >= each.ended_ns + RECOVERY_NS
         ]
         nameless = sum(not allocation.uid for allocation in self._here.values())
         if not over or len(spare) < nameless + len(over):
