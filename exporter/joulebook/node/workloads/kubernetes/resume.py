@@ -87,9 +87,10 @@ class Resumption:
         if kept.ended_ns is not None:
             return False  # It is yet to be handed over.
         facts = kept.facts
-        start = facts.id.workload.rpartition(".")[2]
+        # A workload's name has the start of a uid only, which two pods may have in common.
+        uid = facts.extra.get("uid") or facts.id.workload.rpartition(".")[2]
         if kept.cgroup is None:
-            kept.cgroup = table.body_like(start)
+            kept.cgroup = table.body_like(uid)
         cgroup, was_alive = kept.cgroup, kept.lives
         kept.lives = cgroup is not None and cgroup.lives(frozenset())
         if kept.lives:
@@ -105,7 +106,7 @@ class Resumption:
             kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
         if cgroup is None or not kept.lives:
-            if allocation is not None and (not allocation.uid or allocation.uid.startswith(start)):
+            if allocation is not None and (not allocation.uid or allocation.uid.startswith(uid)):
                 return bool(allocation.uid)
             if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
