@@ -121,7 +121,11 @@ def _read(
         until_s,
         tuple(postings),
         charged,
-        {each.id: each for each in known.values() if each.id in there},
+        {
+            each.id: each
+            for each in known.values()
+            if each.id in there or (there and each.held_within(since_s, until_s))
+        },
         tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
             LostStretch.of_row(node, row)

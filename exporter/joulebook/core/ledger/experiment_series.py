@@ -72,6 +72,11 @@ class ExperimentSeries:
             used_ns=self._now_ns,
         )
 
+    def left(self, labels: Labels) -> None:
+        """Count its time without use from now on: a workload of it has left."""
+        if (state := self.states.get(labels)) is not None:
+            self.states[labels] = msgspec.structs.replace(state, used_ns=self._now_ns)
+
     def withdraw(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
         """Drop the series of experiments without use for a while; keep their totals."""
         for labels in self._unused(unused_ns, in_use):

@@ -248,6 +248,8 @@ class _ExposedSeries:
         for id_, state in leaving.items():
             if state.labels is None or _identity(state) not in kept:
                 del self._workloads[id_]
+                if state.labels is not None:
+                    self.experiments.left(state.labels)
 
     def _ended_ns(self, state: WorkloadState, claims: Iterable[Claim]) -> int:
         if state.facts.ended_ns is not None:

@@ -149,7 +149,11 @@ def account(
         until_s,
         tuple(postings),
         charged,
-        {each.id: each for each in known.values() if each.id in there},
+        {
+            each.id: each
+            for each in known.values()
+            if each.id in there or (there and each.held_within(since_s, until_s))
+        },
         tuple(quarters.rates(places)),
         tuple(
             LostStretch.of_row(node, row)
