@@ -95,6 +95,7 @@ def test_the_same_account(ledger: Path, url: str, wanted: Selection) -> None:
         (workload,) = found.workloads.values()
         assert workload.id.workload == "500"
     assert found.warnings == ()
+    assert not CollectedSource(url).account(FOREVER_S - 1, FOREVER_S, wanted).postings
 
 
 def test_a_relabelled_workload_stands_where_it_was_given_to(ledger: Path, url: str) -> None:

@@ -113,7 +113,10 @@ def read(cls: type[StructT], data: object, source: str, *, show: bool = True) ->
     """
     reader = _Reader(cls, source, show)
     with _CONVERTING:
-        result = reader.struct(cls, data, ())
+        try:
+            result = reader.struct(cls, data, ())
+        except RecursionError:
+            raise ConfigError(f"{source}: keys or values are nested too deeply") from None
     if reader.problems:
         raise ConfigError("\n".join(reader.problems))
     return typing.cast(StructT, result)

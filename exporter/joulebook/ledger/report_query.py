@@ -56,7 +56,8 @@ EVERYTHING = Selection()
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
 
-_LATEST_NS = (1 << 63) - 1
+_LATEST_S = 1 << 33
+"""Beyond all that was booked, and in ns still a number of 64 bits."""
 
 _COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
 
@@ -130,7 +131,7 @@ def _read(
         tuple(
             LostStretch.of_row(node, row)
             for row in conn.execute(
-                _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
+                _GAPS, [min(max(edge_s, 0), _LATEST_S) * NS_PER_S for edge_s in (since_s, until_s)]
             )
         ),
         {(node, meter): model for meter, model in state.read_models(conn).items()},

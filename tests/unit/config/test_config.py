@@ -556,7 +556,12 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"[server", "not TOML"), (b"a = '\xff'", "not UTF-8 at byte 5"), (None, "cannot be read")],
+    [
+        (b"[server", "not TOML"),
+        (b"a = '\xff'", "not UTF-8 at byte 5"),
+        (b"a." * 2_000 + b"a = 1", "nested too deeply"),
+        (None, "cannot be read"),
+    ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "joulebook.toml"

@@ -244,7 +244,9 @@ def stretch(args: Options) -> tuple[int, int]:
     since_s = 0 if args.since is None else quarter(args.since)
     until_s = FOREVER_S if args.until is None else quarter(args.until)
     if until_s <= since_s:
-        raise ConfigError(f"--until {args.until}: expected a time after --since {args.since}")
+        raise ConfigError(
+            f"--until {args.until}: expected a time after --since {args.since or '1970-01-01'}"
+        )
     return since_s, until_s
 
 

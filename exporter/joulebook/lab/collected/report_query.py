@@ -101,7 +101,7 @@ def account(
     """Return what all nodes booked."""
     known = _workloads(database, wanted)
     numbers = None if wanted.everything else sorted(known)
-    span = (since_s, min(until_s, _LATEST_S))
+    span = (min(max(since_s, 0), _LATEST_S), min(until_s, _LATEST_S))
     quarters = QuarterHours(database, span, numbers, hourly)
     meters: dict[tuple[str, str], Meter] = {}
     postings = []

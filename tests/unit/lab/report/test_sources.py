@@ -137,6 +137,11 @@ def test_a_job_that_nobody_read_is_a_run_and_no_statement_of_it_alone_is_made(
         refuse_unknown(LedgerSource([NodeLedger("n1", path)]), (0, FOREVER_S), alone, got)
 
 
+@pytest.mark.parametrize(("since_s", "until_s"), [(FOREVER_S - 1, FOREVER_S), (-FOREVER_S, 1)])
+def test_any_time_may_be_asked_for(ledger: Path, since_s: int, until_s: int) -> None:
+    assert not LedgerSource([NodeLedger("n1", ledger)]).account(since_s, until_s, ALL).postings
+
+
 def test_the_same_node_twice_is_refused(ledger: Path) -> None:
     with pytest.raises(ConfigError, match="is also of node n1"):
         LedgerSource([named(str(ledger)), named(f"n1={ledger}")])
