@@ -32,11 +32,12 @@ _LOOKS_SECRET = re.compile(r"[\w+=.-]{20,79}", re.ASCII)
 """A text without a blank or a slash that is as long as keys are."""
 
 _SECRET = re.compile(
-    r"([?&;#][\w.%-]{0,80}(?:p[\w%]{0,10}ord|token|key|secret)=|\b(?:ssl)?password=)"
+    r"([?&;#][\w.%-]{0,80}(?:p[\w%]{0,10}ord|pass|pwd|token|key|secret|sig|signature)="
+    r"|\b(?:ssl)?password=|://[^/\s'\"]+/(?:services|hooks|(?:api/)?webhook\w*)/)"
     r"(?:'[^']*'|[^&;#\s'\"]+)",
     re.IGNORECASE,
 )
-"""In the query of a URL, or in a connection string of PostgreSQL."""
+"""In the query of a URL, in a connection string of PostgreSQL, or the path of a webhook."""
 
 
 class EnvValue(NamedTuple):

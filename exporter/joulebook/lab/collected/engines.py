@@ -31,7 +31,7 @@ def engine_of(url: str, *, create: bool) -> tuple[sa.Engine, str]:
         return _postgresql(url), redact(url)
     was = f"collect.url = {redact(url)!r}" if url else "collect.url is not set"
     raise ConfigError(
-        f"{was}: expected sqlite:///absolute/path or postgresql://user@host:port/database"
+        f"{was}: expected sqlite:///absolute/path or postgresql://host:port/database"
     )
 
 
