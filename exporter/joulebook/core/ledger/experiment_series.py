@@ -48,19 +48,19 @@ class ExperimentSeries:
         bill: Charges,
         *,
         named: bool = False,
-        joins: bool = False,
     ) -> None:
         """Add to an experiment; one that has no series gets them first, at what it last showed.
 
-        Who `joins` it brings what it had before it was named: where that is of a kind that the
-        experiment did not have, its series are held like new ones.
+        What is of a kind that the experiment did not have (the first that ran on a card with a
+        rate, say) is seen at zero first: its series are held like new ones.
         """
         state = self.states.get(labels)
         if state is None:
             state = ExperimentState({}, {}, self._zero_hold_ns, self._now_ns)
-        elif not state.exposed or (
-            joins
-            and not (balance.keys() <= state.balance.keys() and bill.keys() <= state.bill.keys())
+        elif not (
+            state.exposed
+            and balance.keys() <= state.balance.keys()
+            and bill.keys() <= state.bill.keys()
         ):
             state = self._held(state)
         self.states[labels] = msgspec.structs.replace(

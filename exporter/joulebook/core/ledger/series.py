@@ -202,7 +202,7 @@ class _ExposedSeries:
                 folded=self._is_full(),
             )
             self._workloads[id_] = settled
-            self._roll_up(settled, settled.balance, settled.bill, joins=True)
+            self._roll_up(settled, settled.balance, settled.bill)
             if settled.folded:
                 self._overflow["workloads"] += 1
 
@@ -285,13 +285,11 @@ class _ExposedSeries:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(
-        self, workload: WorkloadState, balance: Balance, bill: Charges, *, joins: bool = False
-    ) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
-        self.experiments.credit(labels, balance, bill, named=workload.facts.named, joins=joins)
+        self.experiments.credit(labels, balance, bill, named=workload.facts.named)
         if not workload.folded:
             return
         id_ = pool_id(labels)

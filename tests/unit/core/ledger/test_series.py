@@ -322,12 +322,15 @@ def test_an_experiment_never_yet_shown_is_still_at_zero_after_a_restart() -> Non
     assert node.experiment("x") == 12
 
 
-def test_what_one_who_joins_an_experiment_brings_of_a_new_kind_is_seen_at_zero_first() -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_an_experiment_had_not_of_a_kind_is_seen_at_zero_first(joined: bool) -> None:
+    """Whether its workload joins it with that, or has joined it before."""
     node = Node()
     node.step(1, {"a": 5}, [holds("a")], [knows("a")])
-    node.run(2, 50, [holds("a")])
-    node.step(51, {"b": 3}, [holds("a")], [knows("b", done=False)], component=Component.CPU)
-    node.step(52, {}, [holds("a")], [knows("b")])
+    node.run(2, 49, [holds("a")])
+    node.step(50, {}, [holds("a"), holds("b", 50)], [knows("b", done=joined)])
+    node.step(51, {"b": 3}, [holds("a"), holds("b", 50)], component=Component.CPU)
+    node.step(52, {}, [holds("a"), holds("b", 50)], [knows("b")])
     state = node.books.experiments[Labels("ada", "nlp", "x")]
     assert {part: amount.energy_uj for part, amount in state.balance.items()} == {
         Component.GPU: 5,
