@@ -95,7 +95,8 @@ def consumed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, A
 
 def held(data: ReportData, level: Level = Level.EXPERIMENT) -> Mapping[Owner, int]:
     """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
-    booked_ns = counted((row.subject, row.amount.held_ns) for row in data.postings) | data.unread
+    held_ns = [(row.subject, row.amount.held_ns) for row in data.postings]
+    booked_ns = counted([*held_ns, *data.unread.items()])
     whole_ns = runs.held_ns(data)
     return counted(
         (
