@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("name", nargs="*", help="which (default: all)")
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")
     parser.add_argument("--quick", action="store_true", help="shorter: a look, not a result")
+    parser.add_argument("--days", type=int, help="lab: so many (default: 365; 30 with --quick)")
     parser.add_argument("--no-peers", action="store_true", help="Joulebook alone")
     parser.add_argument(
         "--profile", action="store_true", help="cost: print the dearest functions of a tick too"

@@ -21,10 +21,16 @@ class AuditEntry(NamedTuple):
 
 def note(database: Database, when_s: int, who: str, how: str, what: str) -> None:
     """Add an entry, in the caller's transaction."""
-    ((last,),) = database.rows("SELECT coalesce(max(id), 0) FROM lab_audit")
     database.rows(
-        "INSERT INTO lab_audit VALUES (?, ?, ?, ?, ?)", [int(last) + 1, when_s, who, how, what]
+        "INSERT INTO lab_audit VALUES (?, ?, ?, ?, ?)",
+        [last(database) + 1, when_s, who, how, what],
     )
+
+
+def last(database: Database) -> int:
+    """Return the number of the last entry (0: there is none)."""
+    ((number,),) = database.rows("SELECT coalesce(max(id), 0) FROM lab_audit")
+    return int(number)
 
 
 def entries(database: Database, most: int) -> list[AuditEntry]:

@@ -23,7 +23,11 @@ from joulebook.lab.collected.audit import AuditEntry
 from joulebook.lab.collected.bills import MonthBill, Period, PeriodSum
 from joulebook.lab.collected.database import Database
 from joulebook.lab.collected.schema import BilledOwner, MonthSum
+from joulebook.lab.web.kept import Kept
 from joulebook.lab.web.viewer import Viewer
+
+ADVICE_S = 3600
+"""Advice of a month is worked out anew after so long, and after any change in the audit log."""
 
 
 class SeenBill(NamedTuple):
@@ -48,10 +52,13 @@ class SeenBill(NamedTuple):
 class BillView:
     """The questions on bills that a viewer may ask an open database."""
 
-    def __init__(self, database: Database, viewer: Viewer) -> None:
+    def __init__(
+        self, database: Database, viewer: Viewer, kept: Kept[MonthAdvice] | None = None
+    ) -> None:
         self._database = database
         self.viewer = viewer
         self._scope = viewer.scope
+        self._kept = kept or Kept(1)
 
     @property
     def _only(self) -> tuple[str, list[object]]:
@@ -100,11 +107,18 @@ class BillView:
         to_come: KnownToCome = NOTHING_TO_COME,
         window_h: int = WINDOW_H,
     ) -> MonthAdvice:
-        """Return where the viewer's jobs of a month could have saved, in all or one account."""
+        """Return where the viewer's jobs of a month could have saved, in all or one account.
+
+        It is up to an hour old; a correction, or a person who was forgotten, is in it at once.
+        """
         where, values = self._scope.sql("o.person", "o.account")
         if account:
             where, values = f"{where} AND o.account = ?", [*values, account]
-        return of_month(self._database, month, now_s, Rows(where, values), to_come, window_h)
+        asked = (self._scope, month, account, window_h, now_s // ADVICE_S, to_come.price_kind)
+        return self._kept.get(
+            (*asked, audit.last(self._database)),
+            lambda: of_month(self._database, month, now_s, Rows(where, values), to_come, window_h),
+        )
 
     def serving(self, month: int) -> list[ServedModel]:
         """Return the models that the viewer's workloads served in a month."""

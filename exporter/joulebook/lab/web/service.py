@@ -11,12 +11,13 @@ import msgspec
 
 from joulebook.config import Config
 from joulebook.errors import LedgerError
-from joulebook.lab.advice.advise import KnownToCome
+from joulebook.lab.advice.advise import KnownToCome, MonthAdvice
 from joulebook.lab.collected.database import Database
 from joulebook.lab.serving.metrics import families
 from joulebook.lab.serving.reader import ServingReader
 from joulebook.lab.web.changes import LabChanges
 from joulebook.lab.web.identity import Proxy
+from joulebook.lab.web.kept import Kept
 from joulebook.lab.web.kubernetes import Reviews
 from joulebook.lab.web.result_view import ResultView
 from joulebook.lab.web.viewer import Directory, Viewer
@@ -24,6 +25,9 @@ from joulebook.metrics.collector import Family
 
 _IDLE = 8
 """Connections that are kept for the next request."""
+
+_ADVICE = 64
+"""So many viewers' advice of a month is kept."""
 
 
 class Databases:
@@ -76,6 +80,7 @@ class Lab(msgspec.Struct, frozen=True):
         now_s: The clock.
         reviews: Asks Kubernetes whose a token is; `None`: tokens of its own are not taken.
         to_come: What the feeds know of prices and intensities to come.
+        kept: The advice that was worked out within the hour.
 
     """
 
@@ -88,6 +93,7 @@ class Lab(msgspec.Struct, frozen=True):
     now_s: Callable[[], float] = time.time
     reviews: Reviews | None = None
     to_come: Callable[[], KnownToCome] = KnownToCome
+    kept: Kept[MonthAdvice] = msgspec.field(default_factory=lambda: Kept(_ADVICE))
 
     @property
     def urls(self) -> frozenset[str]:
@@ -114,7 +120,7 @@ class Lab(msgspec.Struct, frozen=True):
     def view(self, viewer: Viewer) -> Iterator[ResultView]:
         """Yield what a viewer sees, at one instant. Raises `LedgerError`."""
         with self.databases.one() as database, database.transaction(writes=False):
-            yield ResultView(database, viewer)
+            yield ResultView(database, viewer, self.kept)
 
     @contextlib.contextmanager
     def changes(self, viewer: Viewer) -> Iterator[LabChanges]:
