@@ -111,6 +111,8 @@ class SensorThread:
 
     def release(self, released: bool) -> None:
         """Release the driver (`True`), or reopen it."""
+        if released == self._released:
+            return
         with self._wake:
             self._released = released
             self._reopen_at = 0.0
@@ -326,7 +328,7 @@ class SensorThread:
         readings: Sequence[Reading] = ()
         self._in_call_since = time.monotonic()
         try:
-            readings = self.sensor.poll_energy(self._meters)
+            readings = self.sensor.poll_energy(burst.awaited(self._meters))
         except SensorError:
             pass  # the next look says why
         except Exception as fault:
