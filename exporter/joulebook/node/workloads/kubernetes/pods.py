@@ -8,6 +8,7 @@ serializes access and passes the node time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
 from joulebook.node.workloads.kubernetes.cgroups import (
@@ -207,8 +208,9 @@ class PodTable:
         for key, resident in list(self._here.items()):
             if resident.ended_ns is None:
                 cgroup = self.cgroup(resident.uid)
-                lives = _lives(resident, cgroup) if resident.uid else id(resident) in alive
-                over_ns = end_ns(resident, cgroup, now, lives=lives)
+                over_ns = end_ns(
+                    resident, cgroup, now, lives=partial(_lives, resident, cgroup, alive)
+                )
                 if over_ns is not None:
                     self._end(resident, over_ns)
             if resident.ended_ns is not None and resident.missing_ns is not None:
@@ -345,5 +347,8 @@ class PodTable:
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _lives(resident: PodAllocation, cgroup: PodCgroup | None) -> bool:
+def _lives(resident: PodAllocation, cgroup: PodCgroup | None, nameless: set[int]) -> bool:
+    """Return whether a pod lives; `nameless` are those without a uid that may."""
+    if not resident.uid:
+        return id(resident) in nameless
     return cgroup is not None and cgroup.lives(resident.own, done=resident.done_ns is not None)
