@@ -56,7 +56,7 @@ BETTER = {
 
 OLD_NAMES = (
     "scene", "glance", "glances", "witness", "witnesses", "handover", "effort", "agenda", "burnt",
-    "census", "looker", "untold", "supervisor", "complaint", "tenancy",
+    "census", "looker", "untold", "supervisor", "complaint", "tenancy", "desk", "residents",
 )  # fmt: skip
 """Words of names that the glossary replaced."""
 

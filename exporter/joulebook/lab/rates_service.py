@@ -24,10 +24,10 @@ from joulebook.rates.contract import Quantity
 from joulebook.rates.feeds.server import PATH, VERSION, QuantityRates, RatesDocument
 from joulebook.rates.poller import Poller
 from joulebook.server.auth import HostNames
-from joulebook.server.desk import WorkerPool
 from joulebook.server.routes import App, Pages
 from joulebook.server.server import Server
 from joulebook.server.web_config import WebConfig
+from joulebook.server.worker_pool import WorkerPool
 
 
 class RatesPages:

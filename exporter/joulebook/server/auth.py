@@ -26,7 +26,7 @@ from joulebook.core.ledger.export import PATH
 from joulebook.errors import ConfigError
 from joulebook.log import LogOnce
 from joulebook.reloaded_file import Note, ReloadedFile
-from joulebook.server.desk import Busy, WorkerPool
+from joulebook.server.worker_pool import Busy, WorkerPool
 from joulebook.untrusted_files import read_secret, shown_path
 
 logger = logging.getLogger(__name__)
@@ -185,13 +185,13 @@ class Passwords:
         self._salt = secrets.token_bytes(32)
         self._right: dict[bytes, None] = {}
         self._wrong: dict[bytes, None] = {}
-        self._desk = WorkerPool("passwords", threads=1, line=4, timeout_s=10)
+        self._pool = WorkerPool("passwords", threads=1, line=4, timeout_s=10)
         self._turns = _Turns()
 
     async def check(self, users: Mapping[str, bytes], header: bytes | None, peer: str = "") -> bool:
         """Whether an `Authorization` header from `peer` names one of `users` and its password.
 
-        Raises `desk.Busy` if too many passwords wait to be checked.
+        Raises `worker_pool.Busy` if too many passwords wait to be checked.
         """
         if header is None or (pair := _parse(header)) is None:
             return False
@@ -206,7 +206,7 @@ class Passwords:
             # Whoever waited may have asked twice.
             if (answer := self._remembered(key)) is not None:
                 return answer
-            matches = await self._desk.ask(lambda: _matches(password, digest))
+            matches = await self._pool.ask(lambda: _matches(password, digest))
         right = matches and known
         answers = self._right if right else self._wrong
         answers[key] = None
@@ -223,7 +223,7 @@ class Passwords:
 
     def close(self) -> None:
         """End the thread."""
-        self._desk.close()
+        self._pool.close()
 
     def _key(self, user: str, digest: bytes, password: bytes) -> bytes:
         # The digest is part of it: a changed password is another question.

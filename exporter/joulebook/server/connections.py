@@ -27,10 +27,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from joulebook.log import LogOnce
-from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.peers import PEER_NAMES, PEER_UID, peer_names, peer_uid
 from joulebook.server.routes import App
 from joulebook.server.web_config import WebConfig, WebConfigFile
+from joulebook.server.worker_pool import Busy, WorkerPool
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -291,13 +291,13 @@ class Listener:
         self._stamp()
 
     async def _watch(self, web: WebConfigFile) -> None:
-        desk = WorkerPool("web-config", threads=1, line=1, timeout_s=60)
+        pool = WorkerPool("web-config", threads=1, line=1, timeout_s=60)
         try:
             while True:
                 await asyncio.sleep(self._limits.sweep_s)
                 before = web.current.tls
                 try:
-                    changed = await desk.ask(web.refresh)
+                    changed = await pool.ask(web.refresh)
                 except Busy as busy:  # A file system that hangs.
                     _once.failed("watch", "server.web_config: check failed: %s", busy)
                     continue
@@ -307,7 +307,7 @@ class Listener:
                     for connection in self._connections():
                         connection.leave()
         finally:
-            desk.close()
+            pool.close()
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from joulebook.log import LogOnce
 from joulebook.run_figures import PATH as RUNS_PATH
 from joulebook.server.auth import PATH, HostNames, Passwords, PostingsPages, PostingsQuery
-from joulebook.server.desk import Busy, WorkerPool
 from joulebook.server.web_config import WebConfig
+from joulebook.server.worker_pool import Busy, WorkerPool
 
 logger = logging.getLogger(__name__)
 _once = LogOnce(logger)
@@ -127,7 +127,7 @@ class App:
 
     def close(self) -> None:
         """End the threads, as far as they are not in a call."""
-        for desk in (
+        for pool in (
             self._passwords,
             self._scrapes,
             self._views,
@@ -135,7 +135,7 @@ class App:
             self._pages_of_ledger,
             self._pages_of_runs,
         ):
-            desk.close()
+            pool.close()
 
     def _misdirected(self, scope: Scope) -> Response | None:
         host = next((v for k, v in scope["headers"] if k == b"host"), None)
@@ -234,10 +234,10 @@ class App:
         good, text = answer
         return PlainTextResponse(text + "\n", 200 if good else 503, {"Cache-Control": "no-store"})
 
-    async def _ask(self, desk: WorkerPool, name: str, question: Callable[[], T]) -> T | Response:
+    async def _ask(self, pool: WorkerPool, name: str, question: Callable[[], T]) -> T | Response:
         """Return the result, or an error response."""
         try:
-            answer = await desk.ask(question)
+            answer = await pool.ask(question)
         except Busy as busy:
             self._rejected("busy")
             _once.failed(name, "/%s was not answered: %s", name, busy)

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 
 from joulebook.server.auth import HostNames, Passwords
-from joulebook.server.desk import Busy
+from joulebook.server.worker_pool import Busy
 
 
 def hashed(password: str) -> bytes:

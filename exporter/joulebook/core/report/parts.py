@@ -9,7 +9,7 @@ joins them from then on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple, TypeVar
 
@@ -101,14 +101,11 @@ def _overlap(one: ReportWorkload, other: ReportWorkload) -> bool:
     return True
 
 
-def joined(accounts: Iterable[ReportData]) -> ReportData:
-    """Join the data of several sources; their nodes must differ, or energy would count twice.
+def joined(parts: Sequence[ReportData]) -> ReportData:
+    """Join the data of two or more sources.
 
-    Raises `ValueError` for a node in two of them, or if there is none.
+    Raises `ValueError` for a node in two of them: its energy would count twice.
     """
-    parts = list(accounts)
-    if len(parts) == 1:
-        return parts[0]
     whose: dict[str, str] = {}
     runs = put_together(
         {
@@ -122,8 +119,6 @@ def joined(accounts: Iterable[ReportData]) -> ReportData:
             if node in whose:
                 raise ValueError(f"node {node} is in both {whose[node]} and {part.source}")
             whose[node] = part.source
-    if not parts:
-        raise ValueError("no account to join")
     return ReportData(
         ", ".join(part.source for part in parts),
         min(part.since_s for part in parts),

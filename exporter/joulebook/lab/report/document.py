@@ -332,19 +332,19 @@ def _compute(statement: Statement) -> Iterator[StatementRow]:
 
 
 def _restated(statement: Statement) -> Iterator[StatementRow]:
-    anew = statement.restated
-    if anew is None:
+    restated = statement.restated
+    if restated is None:
         return
-    note = f"the figures above are at the rates of {anew.rates_file}"
-    for kind, booked in anew.booked_cost.items():
-        difference = anew.difference_cost.get(kind)
+    note = f"the figures above are at the rates of {restated.rates_file}"
+    for kind, booked in restated.booked_cost.items():
+        difference = restated.difference_cost.get(kind)
         change = "" if difference is None else f" (difference {difference:+,.4f})"
         yield StatementRow(f"booked: {kind}", f"{booked:,.4f}{change}", note)
-    if anew.booked_co2e_kg is not None:
-        difference = anew.difference_co2e_kg
+    if restated.booked_co2e_kg is not None:
+        difference = restated.difference_co2e_kg
         change = "" if difference is None else f" (difference {difference:+,.4f})"
-        yield StatementRow("booked: CO2e", f"{anew.booked_co2e_kg:,.4f} kg{change}", note)
-    if not anew.booked_cost and anew.booked_co2e_kg is None:
+        yield StatementRow("booked: CO2e", f"{restated.booked_co2e_kg:,.4f} kg{change}", note)
+    if not restated.booked_cost and restated.booked_co2e_kg is None:
         yield StatementRow("booked", "nothing was charged", note)
-    for item, kwh in anew.unpriced_kwh.items():
+    for item, kwh in restated.unpriced_kwh.items():
         yield StatementRow(f"no rate for {item}", f"{wording.number(kwh)} kWh", "not charged")

@@ -109,7 +109,8 @@ class LedgerSource:
                     )
                 found = report_query.account(reader, since_s, until_s, selection, node)
             accounts.append(_of_cluster(found, cluster, selection))
-        return replace(joined(accounts), source=self.name)
+        whole = joined(accounts) if len(accounts) > 1 else accounts[0]
+        return replace(whole, source=self.name)
 
     def unbooked(self, selection: Selection) -> list[WorkloadTotals]:
         """Return what is selected and known, and nothing was booked to. Raises `LedgerError`."""

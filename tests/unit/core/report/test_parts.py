@@ -100,8 +100,10 @@ def test_two_users_never_have_one_run_though_their_times_overlap() -> None:
 
 def test_two_clusters_are_two_runs() -> None:
     both = joined(
-        ledger(node, (job(0, 60, start=0, cluster=cluster), burnt))
-        for node, cluster, burnt in (("a", "east", 2000), ("b", "west", 3004))
+        [
+            ledger(node, (job(0, 60, start=0, cluster=cluster), burnt))
+            for node, cluster, burnt in (("a", "east", 2000), ("b", "west", 3004))
+        ]
     )
     assert joules(runs(both)) == [2000, 3004]
 

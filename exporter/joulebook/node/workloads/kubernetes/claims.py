@@ -47,7 +47,7 @@ class DeviceView(NamedTuple):
 
 
 def find_parts(
-    residents: Collection[PodAllocation],
+    allocations: Collection[PodAllocation],
     view: DeviceView,
     now_ns: int,
     refuse: Callable[[InputError], None],
@@ -58,9 +58,9 @@ def find_parts(
     the part that a replica is changes with how many there are.
     """
     whole = True
-    held = _held(residents, view)
-    for resident in residents:
-        for grant in [g for g in resident.grants if g.part is None or g.t1_ns is None]:
+    held = _held(allocations, view)
+    for allocation in allocations:
+        for grant in [g for g in allocation.grants if g.part is None or g.t1_ns is None]:
             if grant.part is None and not grant.rejected and view.pending(grant.device):
                 whole = False
                 continue
@@ -73,28 +73,32 @@ def find_parts(
                     continue
                 grant.rejected = True
                 if not error.absent:
-                    grant.somebody = _candidates(grant.device, view.cards, residents)
-                refuse(_unmapped(resident, grant, absent=error.absent))
+                    grant.somebody = _candidates(grant.device, view.cards, allocations)
+                refuse(_unmapped(allocation, grant, absent=error.absent))
                 continue
             if part == grant.part:
                 continue
-            resident.found(grant, part, now_ns)
-            resident.models |= {clean_label(_model(view.cards, part.meter))} - {""}
+            allocation.found(grant, part, now_ns)
+            allocation.models |= {clean_label(_model(view.cards, part.meter))} - {""}
     return whole
 
 
-def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
+def claims_of(allocation: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[Claim, ...] | None:
     """Return the claims of one pod; `None` while it cannot be reported yet.
 
     `awaited`: the API server may soon report the labels, by which a pod may turn out to be
     infrastructure.
     """
-    patient = now_ns - resident.since_ns < NAME_WAIT_NS and resident.ended_ns is None
-    if patient and resident.grants and (not resident.uid or (awaited and resident.info is None)):
+    patient = now_ns - allocation.since_ns < NAME_WAIT_NS and allocation.ended_ns is None
+    if (
+        patient
+        and allocation.grants
+        and (not allocation.uid or (awaited and allocation.info is None))
+    ):
         return None
     claims = []
-    for grant in resident.grants:
-        who: WorkloadId | None = None if grant.nameless else resident.id
+    for grant in allocation.grants:
+        who: WorkloadId | None = None if grant.nameless else allocation.id
         parts = (grant.part,) if grant.part is not None else grant.somebody
         for part in parts:
             claims.append(
@@ -115,58 +119,58 @@ def claims_of(resident: PodAllocation, now_ns: int, *, awaited: bool) -> tuple[C
 
 
 def facts_of(
-    resident: PodAllocation, rules: Sequence[str], now_ns: int, *, awaited: bool
+    allocation: PodAllocation, rules: Sequence[str], now_ns: int, *, awaited: bool
 ) -> WorkloadFacts | None:
     """Return the facts of a pod; `None` while its identity is unknown."""
-    workload = resident.id
-    if workload is None or resident.unseen:
+    workload = allocation.id
+    if workload is None or allocation.unseen:
         return None
-    info = resident.info
-    sources = {**(info.sources if info is not None else {}), "workload": resident.name}
+    info = allocation.info
+    sources = {**(info.sources if info is not None else {}), "workload": allocation.name}
     experiment = experiments.chosen(rules, sources)
     extra = dict(info.extra) if info is not None else {}
-    if resident.models:
-        extra["gpu_model"] = ",".join(sorted(resident.models))
+    if allocation.models:
+        extra["gpu_model"] = ",".join(sorted(allocation.models))
     fact = WorkloadFacts(
         id=workload,
-        name=resident.name,
+        name=allocation.name,
         labels=Labels(
             info.user if info is not None else "",
-            resident.namespace,
+            allocation.namespace,
             clean_label(experiment.name),
         ),
-        started_ns=resident.begun_ns or resident.since_ns,
-        ended_ns=resident.ended_ns,
+        started_ns=allocation.begun_ns or allocation.since_ns,
+        ended_ns=allocation.ended_ns,
         complete=info is not None or not awaited,
-        gpu_count=len(resident.held),
-        evidence=Evidence.POD_RESOURCES.label if resident.held else "",
+        gpu_count=len(allocation.held),
+        evidence=Evidence.POD_RESOURCES.label if allocation.held else "",
         extra=extra,
         named=experiment.named,
         stage=experiments.stage_of(sources),
         outcome=info.outcome if info is not None else "",
-        named_ns=resident.named_ns(experiment.name),
+        named_ns=allocation.named_ns(experiment.name),
     )
-    return resident.steady(fact, now_ns)
+    return allocation.steady(fact, now_ns)
 
 
-def _held(residents: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
+def _held(allocations: Iterable[PodAllocation], view: DeviceView) -> Counter[str]:
     """Of each device, how many replicas are held: more than are offered while that changes."""
     return Counter(
         base(grant.device.id, view.names)
-        for resident in residents
-        for grant in resident.grants
+        for allocation in allocations
+        for grant in allocation.grants
         if grant.t1_ns is None and (grant.part is not None or not view.pending(grant.device))
     )
 
 
 def _candidates(
-    device: KubeletDevice, cards: Sequence[DeviceStatus], residents: Collection[PodAllocation]
+    device: KubeletDevice, cards: Sequence[DeviceStatus], allocations: Collection[PodAllocation]
 ) -> tuple[DevicePart, ...]:
     """Return the cards of which a device may be one: those that no pod holds by name."""
     taken = {
         grant.part.meter
-        for resident in residents
-        for grant in resident.grants
+        for allocation in allocations
+        for grant in allocation.grants
         if grant.part is not None and grant.t1_ns is None
     }
     mig = device.id.startswith("MIG-")
@@ -177,10 +181,10 @@ def _model(cards: Sequence[DeviceStatus], meter: Meter) -> str:
     return next((card.model for card in cards if card.meter == meter), "")
 
 
-def _unmapped(resident: PodAllocation, grant: DeviceGrant, *, absent: bool) -> InputError:
+def _unmapped(allocation: PodAllocation, grant: DeviceGrant, *, absent: bool) -> InputError:
     device = grant.device
     what = device.id if device.is_dra else f"{device.id} ({device.resource})"
-    pod = f"pod {resident.namespace}/{resident.name} holds {what}"
+    pod = f"pod {allocation.namespace}/{allocation.name} holds {what}"
     if absent:
         text = f"{pod}, which NVML does not show on this node: its energy is not measured"
         return InputError(text, reason="gpu_absent")
@@ -216,7 +220,7 @@ class Circumstances(NamedTuple):
 
 
 def end_ns(
-    resident: PodAllocation,
+    allocation: PodAllocation,
     cgroup: PodCgroup | None,
     now: Circumstances,
     *,
@@ -227,14 +231,14 @@ def end_ns(
     One that is missing from the kubelet's list is noted as living while it does.
     """
     if cgroup is not None and cgroup.gone_ns is not None:
-        return cgroup.ended_ns(resident.own)
-    left_ns = cgroup.left_ns(resident.own) if cgroup is not None else None
-    if resident.done_ns is not None and not lives():
-        return _done_ns(resident, resident.done_ns, now) if left_ns is None else left_ns
-    unnamed = resident.info is None and cgroup is not None and not cgroup.containers
+        return cgroup.ended_ns(allocation.own)
+    left_ns = cgroup.left_ns(allocation.own) if cgroup is not None else None
+    if allocation.done_ns is not None and not lives():
+        return _done_ns(allocation, allocation.done_ns, now) if left_ns is None else left_ns
+    unnamed = allocation.info is None and cgroup is not None and not cgroup.containers
     if left_ns is not None and unnamed and now.now_ns - left_ns >= MISSING_NS:
         return left_ns  # Still listed for a while, but nothing of it will run any more.
-    missing_ns, failed_ns = resident.missing_ns, now.failed_ns
+    missing_ns, failed_ns = allocation.missing_ns, now.failed_ns
     if missing_ns is None:
         return None
     failed = failed_ns is not None and now.now_ns - failed_ns < RECOVERY_NS
@@ -243,14 +247,14 @@ def end_ns(
     lost = failed_ns is not None and missing_ns - failed_ns < RECOVERY_NS
     if lives() or (cgroup is None and now.api_silent and lost):
         # A kubelet that was restarted lists no pods until it has heard of the API server.
-        resident.lived_ns = now.now_ns
+        allocation.lived_ns = now.now_ns
         return None
-    return left_ns or max(missing_ns, resident.lived_ns or 0)
+    return left_ns or max(missing_ns, allocation.lived_ns or 0)
 
 
-def _done_ns(resident: PodAllocation, told_ns: int, now: Circumstances) -> int:
+def _done_ns(allocation: PodAllocation, told_ns: int, now: Circumstances) -> int:
     """Return when a pod ended by the API server alone."""
-    finished_utc_ns = resident.info.finished_utc_ns if resident.info is not None else 0
+    finished_utc_ns = allocation.info.finished_utc_ns if allocation.info is not None else 0
     if not finished_utc_ns:
         return told_ns
     # It is reported in whole seconds, cut off.

@@ -52,7 +52,7 @@ class PodTable:
         self._strays: dict[str, int] = {}
         """When the cgroups of unnamed pods disappeared."""
         self._lonely: tuple[str, str, int] | None = None
-        self._anew_ns: int | None = None
+        self._replaced_ns: int | None = None
         self._empty_ns: int | None = None
         self.heard = False
         """Whether an answer of the kubelet was accepted."""
@@ -81,13 +81,13 @@ class PodTable:
         cgroup.made(spot, t_ns, live=live)
         self._names.real(spot.uid)
         if spot.level is PodLevel.CONTAINER and live:
-            for resident in self._here.values():
+            for allocation in self._here.values():
                 if (
-                    resident.uid == spot.uid
-                    and resident.ended_ns is not None
-                    and not resident.done_ns
+                    allocation.uid == spot.uid
+                    and allocation.ended_ns is not None
+                    and not allocation.done_ns
                 ):
-                    resident.revive(t_ns)
+                    allocation.revive(t_ns)
 
     def cgroup_gone(self, spot: PodDirectory, t_ns: int) -> None:
         """A directory is no more."""
@@ -112,8 +112,8 @@ class PodTable:
 
     def matters(self, uid: str) -> bool:
         """Whether a pod may hold or use a card: only of one that is known is it clear that not."""
-        resident = self.of_uid(uid)
-        return resident is None or bool(resident.devices)
+        allocation = self.of_uid(uid)
+        return allocation is None or bool(allocation.devices)
 
     # -- the kubelet
 
@@ -131,29 +131,29 @@ class PodTable:
                 self._failed_ns = t_ns
                 return False
         there = set()
-        spare = len(self._spare()) - sum(not resident.uid for resident in self._here.values())
+        spare = len(self._spare()) - sum(not allocation.uid for allocation in self._here.values())
         for pod in pods:
             key = (pod.namespace, pod.name)
             there.add(key)
             devices = tuple(device for device in pod.devices if self._is_gpu(device))
-            resident = self._here.get(key)
-            uid = self._names.uid(*key, resident.not_uid if resident is not None else "")
-            if resident is not None and uid and resident.uid and uid != resident.uid:
+            allocation = self._here.get(key)
+            uid = self._names.uid(*key, allocation.not_uid if allocation is not None else "")
+            if allocation is not None and uid and allocation.uid and uid != allocation.uid:
                 self._retire(key, t_ns)  # Made again under the same name, as StatefulSets do.
-                resident = None
-            if resident is None and not uid and spare <= 0 and self._names.was_here(*key):
+                allocation = None
+            if allocation is None and not uid and spare <= 0 and self._names.was_here(*key):
                 continue  # Listed though it is over; or made again, and then it will have a cgroup.
-            if resident is None:
-                resident = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self.heard)
-                self._here[key] = resident
-            resident.listed_ns = t_ns
-            if resident.ended_ns is None:
-                resident.take(devices, t_ns)
+            if allocation is None:
+                allocation = PodAllocation(pod.namespace, pod.name, t_ns, was_here=not self.heard)
+                self._here[key] = allocation
+            allocation.listed_ns = t_ns
+            if allocation.ended_ns is None:
+                allocation.take(devices, t_ns)
             else:
-                resident.missing_ns = None
-        for key, resident in self._here.items():
-            if key not in there and resident.missing_ns is None:
-                resident.missing_ns = t_ns
+                allocation.missing_ns = None
+        for key, allocation in self._here.items():
+            if key not in there and allocation.missing_ns is None:
+                allocation.missing_ns = t_ns
         if not self.heard and (pods or self._cgroups):
             self._late_until_ns = t_ns + RECOVERY_NS
         self.heard = True
@@ -171,9 +171,9 @@ class PodTable:
         uid = self._names.uid_of(info)
         if uid in self._unnamed:
             self._ended.append(self._unnamed.pop(uid))
-        for resident in self:
-            if resident.uid == uid and resident.info != info:
-                self._inform(resident, info, t_ns)
+        for allocation in self:
+            if allocation.uid == uid and allocation.info != info:
+                self._inform(allocation, info, t_ns)
 
     def unreported(self, uid: str) -> None:
         """A pod was deleted there; it may still be here."""
@@ -192,36 +192,33 @@ class PodTable:
 
         `api_silent`: there is an API server, and it does not answer.
         """
-        for key, resident in self._here.items():
-            if not resident.uid:
-                self.bind(resident, self._names.uid(*key, resident.not_uid), now_ns)
+        for key, allocation in self._here.items():
+            if not allocation.uid:
+                self.bind(allocation, self._names.uid(*key, allocation.not_uid), now_ns)
         spare = self._spare()
         self._deduce(spare, now_ns)
         self._renew(spare, now_ns)
-        nameless = sorted(
-            (r for r in self._here.values() if not r.uid and r.ended_ns is None),
-            key=lambda resident: -(resident.missing_ns or now_ns),
-        )
+        nameless = [r for r in self._here.values() if not r.uid and r.ended_ns is None]
+        nameless.sort(key=lambda each: -(each.missing_ns or now_ns))
         # A cgroup that is nobody's may be that of a pod whose uid is not known.
-        alive = {id(resident) for resident in nameless[: len(spare)]}
+        alive = {id(allocation) for allocation in nameless[: len(spare)]}
         now = Circumstances(now_ns, self._failed_ns, api_silent, self._node_ns)
-        for key, resident in list(self._here.items()):
-            if resident.ended_ns is None:
-                cgroup = self.cgroup(resident.uid)
-                over_ns = end_ns(
-                    resident, cgroup, now, lives=partial(_lives, resident, cgroup, alive)
-                )
+        for key, allocation in list(self._here.items()):
+            if allocation.ended_ns is None:
+                cgroup = self.cgroup(allocation.uid)
+                lives = partial(_lives, allocation, cgroup, alive)
+                over_ns = end_ns(allocation, cgroup, now, lives=lives)
                 if over_ns is not None:
-                    self._end(resident, over_ns)
-            if resident.ended_ns is not None and resident.missing_ns is not None:
+                    self._end(allocation, over_ns)
+            if allocation.ended_ns is not None and allocation.missing_ns is not None:
                 self._ended.append(self._here.pop(key))
         share_claims(list(self), now_ns)
         self._sweep()
 
     def here(self, namespace: str, name: str) -> PodAllocation | None:
         """Return the pod that the kubelet lists under a name."""
-        resident = self._here.get((namespace, name))
-        return resident if resident is not None and resident.missing_ns is None else None
+        allocation = self._here.get((namespace, name))
+        return allocation if allocation is not None and allocation.missing_ns is None else None
 
     def of_uid(self, uid: str) -> PodAllocation | None:
         """Return the pod of a uid."""
@@ -236,36 +233,36 @@ class PodTable:
         """Return what the API server reported of a pod."""
         return self._names.info(uid)
 
-    def put_away(self, residents: Iterable[PodAllocation], *, unnamed: bool) -> None:
+    def put_away(self, allocations: Iterable[PodAllocation], *, unnamed: bool) -> None:
         """Drop these, except (`unnamed`) for labels that may still be reported."""
-        gone = {id(resident): resident for resident in residents}
-        self._ended = [resident for resident in self._ended if id(resident) not in gone]
-        for resident in gone.values() if unnamed else ():
-            if resident.info is None and resident.uid:
-                self._unnamed[resident.uid] = resident
+        gone = {id(allocation): allocation for allocation in allocations}
+        self._ended = [allocation for allocation in self._ended if id(allocation) not in gone]
+        for allocation in gone.values() if unnamed else ():
+            if allocation.info is None and allocation.uid:
+                self._unnamed[allocation.uid] = allocation
         bound(self._unnamed)
 
-    def bind(self, resident: PodAllocation, uid: str, now_ns: int) -> None:
+    def bind(self, allocation: PodAllocation, uid: str, now_ns: int) -> None:
         """The uid of a pod is known from now on, if it is not empty."""
         if not uid:
             return
         cgroup = self.cgroup(uid)
-        resident.bind(uid, now_ns, cgroup.began_ns if cgroup is not None else None)
-        resident.begin(self._begun_ns.get(workload_id(resident.name, uid).workload, 0))
+        allocation.bind(uid, now_ns, cgroup.began_ns if cgroup is not None else None)
+        allocation.begin(self._begun_ns.get(workload_id(allocation.name, uid).workload, 0))
         info = self._names.info(uid)
         if info is not None:
-            self._inform(resident, info, now_ns)
+            self._inform(allocation, info, now_ns)
 
-    def _inform(self, resident: PodAllocation, info: PodInfo, t_ns: int) -> None:
-        resident.info, resident.informed_ns = info, t_ns
-        if info.done and resident.done_ns is None:
-            resident.done_ns = t_ns
-        if resident.was_here and info.started_utc_ns:
-            resident.begin(self._node_ns(info.started_utc_ns))
+    def _inform(self, allocation: PodAllocation, info: PodInfo, t_ns: int) -> None:
+        allocation.info, allocation.informed_ns = info, t_ns
+        if info.done and allocation.done_ns is None:
+            allocation.done_ns = t_ns
+        if allocation.was_here and info.started_utc_ns:
+            allocation.begin(self._node_ns(info.started_utc_ns))
 
     def _spare(self) -> list[str]:
         """Return the UIDs of live pods without a name."""
-        known = {resident.uid for resident in self} | self._unnamed.keys() | self.reserved
+        known = {each.uid for each in self} | self._unnamed.keys() | self.reserved
         return [
             uid
             for uid, cgroup in self._cgroups.items()
@@ -280,12 +277,11 @@ class PodTable:
         name it may be.
         """
         names = [r for r in self._here.values() if not r.uid]
-        for resident in names:
-            resident.maybe.update(spare)
-            resident.maybe |= {
-                uid for uid, t_ns in self._strays.items() if t_ns >= resident.since_ns - RECOVERY_NS
-            }
-        late = any(resident.listed_ns < self._late_until_ns for resident in names)
+        for each in names:
+            since_ns = each.since_ns - RECOVERY_NS
+            strays = (uid for uid, t_ns in self._strays.items() if t_ns >= since_ns)
+            each.maybe.update(spare, strays)
+        late = any(each.listed_ns < self._late_until_ns for each in names)
         if len(names) != 1 or len(spare) != 1 or self.doubtful or late:
             self._lonely = None
             return
@@ -303,43 +299,43 @@ class PodTable:
         """
         over = [
             key
-            for key, resident in self._here.items()
-            if resident.uid
-            and resident.missing_ns is None
-            and resident.ended_ns is not None
-            and resident.listed_ns >= resident.ended_ns + RECOVERY_NS
+            for key, each in self._here.items()
+            if each.uid
+            and each.missing_ns is None
+            and each.ended_ns is not None
+            and each.listed_ns >= each.ended_ns + RECOVERY_NS
         ]
-        nameless = sum(not resident.uid for resident in self._here.values())
+        nameless = sum(not allocation.uid for allocation in self._here.values())
         if not over or len(spare) < nameless + len(over):
-            self._anew_ns = None
+            self._replaced_ns = None
             return
-        self._anew_ns = self._anew_ns or now_ns
-        if now_ns - self._anew_ns < DEDUCE_NS:
+        self._replaced_ns = self._replaced_ns or now_ns
+        if now_ns - self._replaced_ns < DEDUCE_NS:
             return
         for namespace, name in over:
             before = self._here[namespace, name]
             self._retire((namespace, name), now_ns)
-            anew = PodAllocation(namespace, name, self._anew_ns, not_uid=before.uid)
-            anew.take(before.devices, self._anew_ns)
-            self._here[namespace, name] = anew
+            replacement = PodAllocation(namespace, name, self._replaced_ns, not_uid=before.uid)
+            replacement.take(before.devices, self._replaced_ns)
+            self._here[namespace, name] = replacement
 
     def _retire(self, key: tuple[str, str], t_ns: int) -> None:
-        resident = self._here.pop(key)
-        if resident.ended_ns is None:
-            cgroup = self.cgroup(resident.uid)
-            ended_ns = cgroup.ended_ns(resident.own) if cgroup is not None else None
-            resident.end(t_ns if ended_ns is None else ended_ns)
-        self._ended.append(resident)
+        allocation = self._here.pop(key)
+        if allocation.ended_ns is None:
+            cgroup = self.cgroup(allocation.uid)
+            ended_ns = cgroup.ended_ns(allocation.own) if cgroup is not None else None
+            allocation.end(t_ns if ended_ns is None else ended_ns)
+        self._ended.append(allocation)
 
-    def _end(self, resident: PodAllocation, t_ns: int) -> None:
-        known = resident.reported is not None or (
-            resident.id is not None and resident.id.workload in self._begun_ns
+    def _end(self, allocation: PodAllocation, t_ns: int) -> None:
+        known = allocation.reported is not None or (
+            allocation.id is not None and allocation.id.workload in self._begun_ns
         )
-        resident.unseen = resident.was_here and t_ns <= resident.since_ns and not known
-        resident.end(t_ns)
+        allocation.unseen = allocation.was_here and t_ns <= allocation.since_ns and not known
+        allocation.end(t_ns)
 
     def _sweep(self) -> None:
-        here = {resident.uid for resident in self}
+        here = {allocation.uid for allocation in self}
         for uid, cgroup in list(self._cgroups.items()):
             if cgroup.gone_ns is not None and uid not in here:
                 del self._cgroups[uid]
@@ -347,8 +343,7 @@ class PodTable:
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _lives(resident: PodAllocation, cgroup: PodCgroup | None, nameless: set[int]) -> bool:
-    """Return whether a pod lives; `nameless` are those without a uid that may."""
-    if not resident.uid:
-        return id(resident) in nameless
-    return cgroup is not None and cgroup.lives(resident.own, done=resident.done_ns is not None)
+def _lives(allocation: PodAllocation, cgroup: PodCgroup | None, nameless: set[int]) -> bool:
+    if not allocation.uid:
+        return id(allocation) in nameless
+    return cgroup is not None and cgroup.lives(allocation.own, done=allocation.done_ns is not None)

@@ -100,24 +100,24 @@ class Resumption:
             if cgroup.gone_ns is not None:
                 kept.ended_ns = kept.alive_ns
                 return False
-        resident = table.here(facts.labels.account, facts.name)
+        allocation = table.here(facts.labels.account, facts.name)
         if cgroup is None and cgroups:
             kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
         if cgroup is None or not kept.lives:
-            if resident is not None and (not resident.uid or resident.uid.startswith(start)):
-                return bool(resident.uid)
+            if allocation is not None and (not allocation.uid or allocation.uid.startswith(start)):
+                return bool(allocation.uid)
             if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
-        if resident is None or (resident.uid and resident.uid != cgroup.uid):
+        if allocation is None or (allocation.uid and allocation.uid != cgroup.uid):
             return False  # The kubelet does not list it, and yet it lives.
-        held = [grant for grant in resident.grants if grant.t1_ns is None]
-        if not resident.uid and any(grant.part is None and not grant.rejected for grant in held):
+        held = [grant for grant in allocation.grants if grant.t1_ns is None]
+        if not allocation.uid and any(grant.part is None and not grant.rejected for grant in held):
             return False
         is_same = self._is_same(held, kept.claims)
-        if is_same and not resident.uid:  # else it is another of that name, as StatefulSets make
-            table.bind(resident, cgroup.uid, now_ns)
+        if is_same and not allocation.uid:  # else it is another of that name, as StatefulSets make
+            table.bind(allocation, cgroup.uid, now_ns)
         return True
 
     def _is_same(self, grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:

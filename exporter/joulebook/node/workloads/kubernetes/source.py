@@ -150,17 +150,17 @@ class KubernetesWorkloads:
                 facts += self._resumption.facts()
             synced = self._cluster.synced
             self._handed = []
-            for resident in [r for r in self._table if not self._is_infrastructure(r)]:
-                found = claims_of(resident, now_ns, awaited=synced) if devices else None
+            for allocation in [r for r in self._table if not self._is_infrastructure(r)]:
+                found = claims_of(allocation, now_ns, awaited=synced) if devices else None
                 if found is None:
                     whole = False
                 else:
                     claims += found
-                awaited = self._awaited(resident, now_ns)
-                fact = facts_of(resident, self._pods.rules, now_ns, awaited=awaited)
-                if fact is not None and fact != resident.reported:
+                awaited = self._awaited(allocation, now_ns)
+                fact = facts_of(allocation, self._pods.rules, now_ns, awaited=awaited)
+                if fact is not None and fact != allocation.reported:
                     facts.append(fact)
-                self._handed.append((resident, fact, resident.info))
+                self._handed.append((allocation, fact, allocation.info))
             sure = whole and self._answered and not self._table.doubtful
         complete = frozenset({Evidence.POD_RESOURCES} if sure else ())
         return Holdings(joined(claims), complete, tuple(facts), self._rejections.counts())
@@ -170,11 +170,11 @@ class KubernetesWorkloads:
         with self._lock:
             over = [r for r in self._table if r.ended_ns and self._is_infrastructure(r)]
             now_ns = self._clock.now_ns()
-            for resident, fact, info in self._handed:
-                resident.settle(fact, now_ns)
-                waits = self._cluster.synced and resident.awaits_outcome(now_ns)
-                if resident.all_is_said and resident.info is info and not waits:
-                    over.append(resident)
+            for allocation, fact, info in self._handed:
+                allocation.settle(fact, now_ns)
+                waits = self._cluster.synced and allocation.awaits_outcome(now_ns)
+                if allocation.all_is_said and allocation.info is info and not waits:
+                    over.append(allocation)
             self._handed = []
             self._resumption.settled()
             self._table.put_away(over, unnamed=self._site.server is not None)
@@ -187,9 +187,9 @@ class KubernetesWorkloads:
         if place is None:
             return None
         with self._lock:
-            resident = self._table.of_uid(place.uid)
-            if resident is not None:
-                return INFRASTRUCTURE if self._is_infrastructure(resident) else resident.id
+            allocation = self._table.of_uid(place.uid)
+            if allocation is not None:
+                return INFRASTRUCTURE if self._is_infrastructure(allocation) else allocation.id
             info = self._table.info(place.uid)
             if info is not None:
                 return INFRASTRUCTURE if info.infrastructure else workload_id(info.name, place.uid)
@@ -205,12 +205,12 @@ class KubernetesWorkloads:
         """Return the cgroups of all pods that run now."""
         with self._lock:
             found = []
-            for resident in self._table:
-                cgroup = self._table.cgroup(resident.uid)
-                if cgroup is not None and cgroup.paths and not self._is_infrastructure(resident):
+            for allocation in self._table:
+                cgroup = self._table.cgroup(allocation.uid)
+                if cgroup is not None and cgroup.paths and not self._is_infrastructure(allocation):
                     since_ns = cgroup.began_ns or 0
                     paths = tuple(sorted(cgroup.paths))
-                    found.append(UsageGroup(resident.id, paths, outlived_by=1, since_ns=since_ns))
+                    found.append(UsageGroup(allocation.id, paths, outlived_by=1, since_ns=since_ns))
             return found
 
     def close(self) -> None:
@@ -324,13 +324,13 @@ class KubernetesWorkloads:
         named = any(fnmatch.fnmatchcase(device.resource, each) for each in self._site.resources)
         return named or is_gpu_id(device.id)
 
-    def _awaited(self, resident: PodAllocation, now_ns: int) -> bool:
+    def _awaited(self, allocation: PodAllocation, now_ns: int) -> bool:
         """Whether labels may yet come in time for a pod's series."""
         if self._site.server is None:
             return False
-        if resident.ended_ns is None:
+        if allocation.ended_ns is None:
             return True
-        return self._cluster.synced and now_ns - resident.ended_ns < _LATE_NS
+        return self._cluster.synced and now_ns - allocation.ended_ns < _LATE_NS
 
     def _is_pending(self, device: KubeletDevice) -> bool:
         """Return whether what a device is may soon be known that is not known now."""
@@ -341,9 +341,9 @@ class KubernetesWorkloads:
         silent = self._site.server is not None and not self._cluster.synced
         self._table.review(now_ns, api_silent=silent)
 
-    def _is_infrastructure(self, resident: PodAllocation) -> bool:
+    def _is_infrastructure(self, allocation: PodAllocation) -> bool:
         """Return whether it is the cluster's own; labels alone do not hide a pod with a GPU."""
-        info, namespace = resident.info, resident.namespace
-        if resident.held:
+        info, namespace = allocation.info, allocation.namespace
+        if allocation.held:
             return info.stand_in if info else self._pods.is_stand_in(namespace, None)
         return info.infrastructure if info else self._pods.is_infrastructure(namespace, None)

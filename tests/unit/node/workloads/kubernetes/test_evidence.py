@@ -144,9 +144,9 @@ def test_a_pod_that_begins_again_after_a_reboot_is_the_same(make: Make) -> None:
     node.api_lists(pod("a", A), pod("b", B))
     node.hear_for(3, of("a", "GPU-0"))
     assert node.holders() == {"GPU-0": "a"}
-    resident = node.source._table.of_uid(A)
-    assert resident is not None and resident.reported is not None
-    fact = resident.reported  # with an open claim, by which the ledger takes the end back
+    allocation = node.source._table.of_uid(A)
+    assert allocation is not None and allocation.reported is not None
+    fact = allocation.reported  # with an open claim, by which the ledger takes the end back
     assert (fact.ended_ns, fact.started_ns) == (None, begun[f"a.{A[:8]}"])
 
 

@@ -70,18 +70,18 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
             elif what == "done":
                 table.reported(PodInfo(UIDS[n], "a", f"p{n}", done=True), now_ns)
         table.review(now_ns)
-        for resident in table:
-            assert resident.since_ns <= now_ns
-            for device in resident.devices:
+        for allocation in table:
+            assert allocation.since_ns <= now_ns
+            for device in allocation.devices:
                 held = sorted(
                     (g.t0_ns, now_ns + 1 if g.t1_ns is None else g.t1_ns)
-                    for g in resident.grants
+                    for g in allocation.grants
                     if g.device == device
                 )
                 assert all(t0 <= t1 for t0, t1 in held)
                 assert all(a[1] <= b[0] for a, b in pairwise(held))
-            open_now = [g for g in resident.grants if g.t1_ns is None]
-            assert not (resident.ended_ns is not None and open_now)
+            open_now = [g for g in allocation.grants if g.t1_ns is None]
+            assert not (allocation.ended_ns is not None and open_now)
             assert len({g.device for g in open_now}) == len(open_now)
 
 

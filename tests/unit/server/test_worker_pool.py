@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from joulebook.server.desk import Busy, WorkerPool
+from joulebook.server.worker_pool import Busy, WorkerPool
 
 
 def test_answers_and_errors() -> None:
