@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulebook.node.workloads.kubernetes import allocation
 from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, PodCgroup
 from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodNames
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, ListedPod
@@ -18,6 +17,7 @@ from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.units import NS_PER_S
 
+ALLOCATION = "joulebook.node.workloads.kubernetes.allocation"
 PODS = range(3)
 UIDS = [str(uuid.UUID(int=n)) for n in PODS]
 DEVICE = KubeletDevice("nvidia.com/gpu", "GPU-0")
@@ -89,7 +89,7 @@ def test_whether_processes_live_is_read_of_pods_in_doubt_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(allocation, "has_processes", lambda path: read.append(path) is None)
+    monkeypatch.setattr(f"{ALLOCATION}.has_processes", lambda path: read.append(path) is None)
     table = PodTable(lambda device: True)
     for n in PODS:
         table.cgroup_made(container_spot(n), 1, live=True)
