@@ -111,12 +111,10 @@ class SensorThread:
 
     def release(self, released: bool) -> None:
         """Release the driver (`True`), or reopen it."""
-        if released == self._released:
-            return
-        with self._wake:
-            self._released = released
-            self._reopen_at = 0.0
-            self._wake.notify()
+        if released != self._released:
+            with self._wake:
+                self._released, self._reopen_at = released, 0.0
+                self._wake.notify()
 
     @property
     def is_open(self) -> bool:

@@ -81,7 +81,7 @@ class ProcessReader:
     def __init__(self, session: Session, device: NvmlDevice) -> None:
         self._handle = device.handle
         # v2 has the 24-byte entry, v1 has not.
-        self._lists = {
+        self._lists: dict[str, Callable[..., int]] = {
             name: partial(function, device.handle)
             for name in (*_LISTS, _GRAPHICS)
             if (function := session.function(f"{name}_v3", f"{name}_v2")) is not None

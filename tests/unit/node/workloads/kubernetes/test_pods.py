@@ -17,7 +17,6 @@ from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.node.workloads.kubernetes.pods import PodTable
 from joulebook.units import NS_PER_S
 
-ALLOCATION = "joulebook.node.workloads.kubernetes.allocation"
 PODS = range(3)
 UIDS = [str(uuid.UUID(int=n)) for n in PODS]
 DEVICE = KubeletDevice("nvidia.com/gpu", "GPU-0")
@@ -89,7 +88,14 @@ def test_whether_processes_live_is_read_of_pods_in_doubt_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(f"{ALLOCATION}.has_processes", lambda path: read.append(path) is None)
+
+    def has_processes(path: Path) -> bool:
+        read.append(path)
+        return True
+
+    monkeypatch.setattr(
+        "joulebook.node.workloads.kubernetes.allocation.has_processes", has_processes
+    )
     table = PodTable(lambda device: True)
     for n in PODS:
         table.cgroup_made(container_spot(n), 1, live=True)
