@@ -34,7 +34,7 @@ AT_ONCE, SECONDS, AIM_MS = 20, 60, 200
 
 _FILL = (
     "INSERT INTO ledgers SELECT n, lpad(n::text, 32, '0'), 'lab', 'n' || n, 0, 1, 1, {end}, {end},"
-    " 'http://n' || n || ':9816' FROM generate_series(1, {nodes}) AS n",
+    " 'http://n' || n || ':9816', '' FROM generate_series(1, {nodes}) AS n",
     "INSERT INTO meters SELECT n, n, 1, 'gpu', 'GPU-' || n, 'NVIDIA H100', 0, 0, 0, 0"
     " FROM generate_series(1, {nodes}) AS n",
     "INSERT INTO hows VALUES (1, '', 'counter', 'prolog'), (2, 'unallocated', 'counter', 'none')",

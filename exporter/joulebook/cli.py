@@ -15,6 +15,7 @@ import click
 from joulebook import __version__, mark
 from joulebook.commands.shared.options import CONFIG_HELP, FILE
 from joulebook.config import misspelt
+from joulebook.config.load import redact
 from joulebook.core.sanitize import clean
 from joulebook.errors import JoulebookError
 
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refused(words: Sequence[str], why: str) -> int:
     name = next((word for word in words if word in COMMANDS), "")
-    print(clean(f"joulebook {name}: {why}", _MOST_CHARS), file=sys.stderr)
+    print(clean(f"joulebook {name}: {redact(why)}", _MOST_CHARS), file=sys.stderr)
     return USAGE
 
 

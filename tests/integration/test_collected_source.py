@@ -10,14 +10,17 @@ import msgspec
 import pytest
 from tests.integration.postgresql import PostgreSql
 from tests.unit.commands.ledger_sample import HOSTILE, write_ledger
+from tests.unit.lab.collected.nodes import OCTOBER_S, Node
 
 from joulebook.core.report.dataset import ReportData, Selection
+from joulebook.core.report.runs import runs
 from joulebook.lab.collected import corrections, ingest
 from joulebook.lab.collected.corrections import Reason
 from joulebook.lab.collected.database import opened
 from joulebook.lab.collected.report_query import CollectedSource
 from joulebook.ledger import report_query
 from joulebook.ledger.query import LedgerReader
+from joulebook.units import NS_PER_S
 
 FOREVER_S = 1 << 40
 
@@ -95,6 +98,7 @@ def test_the_same_account(ledger: Path, url: str, wanted: Selection) -> None:
         (workload,) = found.workloads.values()
         assert workload.id.workload == "500"
     assert found.warnings == ()
+    assert not CollectedSource(url).account(FOREVER_S - 1, FOREVER_S, wanted).postings
 
 
 def test_a_relabelled_workload_stands_where_it_was_given_to(ledger: Path, url: str) -> None:
@@ -110,3 +114,15 @@ def test_a_relabelled_workload_stands_where_it_was_given_to(ledger: Path, url: s
         0, FOREVER_S, Selection(experiments=frozenset({"bert-base"}))
     )
     assert "101" not in {each.id.workload for each in old.workloads.values()}
+
+
+def test_a_job_that_nobody_read_is_in_the_account(tmp_path: Path) -> None:
+    url, node = f"sqlite://{tmp_path}/c.db", Node()
+    node.burn(OCTOBER_S, 1_000, "1")
+    began_ns = OCTOBER_S * NS_PER_S
+    node.label("9", gpu_count=2, started_utc_ns=began_ns, ended_utc_ns=began_ns + 5 * NS_PER_S)
+    with opened(url, create=True) as database:
+        assert ingest.take(database, node.page(0), "t", OCTOBER_S) is not None
+    (run,) = (r for r in runs(CollectedSource(url).account(0, FOREVER_S, Selection()))
+              if r.shown == "9")  # fmt: skip
+    assert (run.tally.wall_ns, run.tally.coverage) == (10 * NS_PER_S, 0)

@@ -276,8 +276,7 @@ def test_cancelled_and_suspended(opened: Site) -> None:
     opened.cluster.wait_state(job, "RUNNING")
     opened.cluster.run("scontrol", "suspend", job)
     opened.cluster.wait_state(job, "SUSPENDED")
-    opened.collect()
-    assert len(opened.held(job)) == 2
+    opened.until(lambda: len(opened.held(job)) == 2)
     assert all(c.t1_ns is None for c in opened.of(job)), "a suspended job keeps its GPUs"
     opened.cluster.run("scontrol", "resume", job)
     opened.cluster.wait_state(job, "RUNNING")

@@ -180,6 +180,13 @@ def test_failures_told_apart_are_bounded() -> None:
         ("http://db/lab and ada@lab", "http://db/lab and ada@lab"),
         ("token_file=/etc/joulebook/token key=3", "token_file=/etc/joulebook/token key=3"),
         ("://" * 20_000 + "?key=" * 20_000, "://" * 20_000 + "?key=***"),
+        ("https://flow/run?sp=x&sig=pw", "https://flow/run?sp=x&sig=***"),
+        (
+            "['https://hooks.slack.com/services/T0/B0/pw']",
+            "['https://hooks.slack.com/services/***']",
+        ),
+        ("https://discord.com/api/webhooks/1/pw: 404", "https://discord.com/api/webhooks/*** 404"),
+        ("https://api/v2/services", "https://api/v2/services"),
         ("https://feed/api?Token=pw is down", "https://feed/api?Token=*** is down"),
         ("https://feed/api?zone=DE", "https://feed/api?zone=DE"),
     ],

@@ -32,7 +32,7 @@ from joulebook.config.lab_server import (
     lab_conflicts,
     serving_conflicts,
 )
-from joulebook.config.load import EnvValue, leaves, read
+from joulebook.config.load import EnvValue, leaves, read, redact
 from joulebook.config.node import (
     DaemonSection,
     Experiments,
@@ -180,7 +180,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         _overlay(data, ("ledger", "path"), EnvValue(PREFIX + "LEDGER_PATH", str(path_)))
     config = read(Config, data, source)
     problems = [
-        f"{_source_of(key, environ, source)}: {key}: {what}" for key, what in _conflicts(config)
+        f"{_source_of(key, environ, source)}: {key}: {redact(what)}"
+        for key, what in _conflicts(config)
     ]
     if problems:
         raise ConfigError("\n".join(problems))

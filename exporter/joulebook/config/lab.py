@@ -277,7 +277,7 @@ def collect_conflicts(collect: Collect) -> Iterator[tuple[str, str]]:
     if collect.url and not re.match(r"(sqlite:///|postgres(ql)?://)", collect.url):
         yield (
             "collect.url",
-            "expected sqlite:///absolute/path or postgresql://user@host:port/database",
+            "expected sqlite:///absolute/path or postgresql://host:port/database",
         )
     for one, other in (("user", "password_file"), ("cert_file", "key_file")):
         if bool(getattr(collect, one)) != bool(getattr(collect, other)):

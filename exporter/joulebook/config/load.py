@@ -32,11 +32,12 @@ _LOOKS_SECRET = re.compile(r"[\w+=.-]{20,79}", re.ASCII)
 """A text without a blank or a slash that is as long as keys are."""
 
 _SECRET = re.compile(
-    r"([?&;#][\w.%-]{0,80}(?:p[\w%]{0,10}ord|token|key|secret)=|\b(?:ssl)?password=)"
+    r"([?&;#][\w.%-]{0,80}(?:p[\w%]{0,10}ord|pass|pwd|token|key|secret|sig|signature)="
+    r"|\b(?:ssl)?password=|://[^/\s'\"]+/(?:services|hooks|(?:api/)?webhook\w*)/)"
     r"(?:'[^']*'|[^&;#\s'\"]+)",
     re.IGNORECASE,
 )
-"""In the query of a URL, or in a connection string of PostgreSQL."""
+"""In the query of a URL, in a connection string of PostgreSQL, or the path of a webhook."""
 
 
 class EnvValue(NamedTuple):
@@ -113,7 +114,10 @@ def read(cls: type[StructT], data: object, source: str, *, show: bool = True) ->
     """
     reader = _Reader(cls, source, show)
     with _CONVERTING:
-        result = reader.struct(cls, data, ())
+        try:
+            result = reader.struct(cls, data, ())
+        except RecursionError:
+            raise ConfigError(f"{source}: keys or values are nested too deeply") from None
     if reader.problems:
         raise ConfigError("\n".join(reader.problems))
     return typing.cast(StructT, result)

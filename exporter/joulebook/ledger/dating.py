@@ -3,7 +3,8 @@
 Node time is independent of the wall clock, so it is known by how much that was set. Rows booked
 since the boot are moved by as much, each time, unless they were exported: then only if their date
 is impossible (a collector keeps those aside). An exported row with a possible date never moves, nor
-do rows from before the boot.
+do rows from before the boot. Where more than a day of all these is in the future of a clock that
+was set back, it is the clock that is wrong: nothing moves but what it dates, once it is right.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _SOONEST_S = 1_577_836_800
 """2020-01-01: nothing was booked before."""
 
 _AHEAD_S = 2 * 86_400
+
+_SURE_S = 86_400
+"""So long a clock is not wrong: rows of a longer time are evidence against another one."""
 
 _TABLES = {
     "postings": (
@@ -113,7 +117,17 @@ def follow(
             )
         step_ns = anchor.utc_offset_ns - known.offset_ns
         if abs(step_ns) >= STEP_NS:
-            seq = _move(conn, after, step_ns, anchor, seq)
+            if _is_set_back(conn, after, anchor):
+                _log.warning(
+                    "the wall clock was set by %+.2f hours, to before more than a day of what it "
+                    "dated: check it; what it dates is corrected once it is set right",
+                    step_ns / NS_PER_HOUR,
+                )
+                after = msgspec.structs.replace(
+                    after, from_seq=seq, from_quarter_s=0, handed_quarter_s=0
+                )
+            else:
+                seq = _move(conn, after, step_ns, anchor, seq)
             after = msgspec.structs.replace(
                 after, from_ns=anchor.last_ns, offset_ns=anchor.utc_offset_ns
             )
@@ -134,11 +148,25 @@ def _last_quarter_s(conn: sqlite3.Connection) -> int:
     return int(last_s)
 
 
+def _is_set_back(conn: sqlite3.Connection, known: Dating, anchor: Anchor) -> bool:
+    """Return whether a clock was set to before what it dated for more than a day."""
+    ((first_s, last_s),) = conn.execute(
+        "SELECT coalesce(min(quarter_s), 0), coalesce(max(quarter_s), 0) FROM postings"
+        " WHERE quarter_s > ? AND seq <= ?",
+        (_latest_s(anchor), max(known.from_seq, known.handed_seq)),
+    ).fetchall()
+    return bool(last_s - first_s > _SURE_S)
+
+
+def _latest_s(anchor: Anchor) -> int:
+    return (anchor.last_ns + anchor.utc_offset_ns) // NS_PER_S + _AHEAD_S
+
+
 def _move(conn: sqlite3.Connection, known: Dating, step_ns: int, anchor: Anchor, seq: int) -> int:
     """Correct the dates of rows; return the last number given."""
     numbers = count(seq + 1)
     settled_s = max(known.from_quarter_s, known.handed_quarter_s)
-    latest_s = (anchor.last_ns + anchor.utc_offset_ns) // NS_PER_S + _AHEAD_S
+    latest_s = _latest_s(anchor)
     moved = 0
     for table, (keys, sums) in _TABLES.items():
         names = ("quarter_s", *keys, *sums)

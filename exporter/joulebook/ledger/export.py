@@ -103,6 +103,8 @@ def page(
         charges=charged,
         rates=tuple(RateRow(*row) for row in conn.execute(_RATES, span)),
         gaps=tuple(GapRow(*row) for row in conn.execute(_GAPS, span)),
+        since_writer=state.read_writer(conn, since),
+        next_writer=state.read_writer(conn, upto),
     )
 
 

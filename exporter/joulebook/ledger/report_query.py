@@ -56,7 +56,8 @@ EVERYTHING = Selection()
 
 _QUARTER_S = QUARTER_NS // NS_PER_S
 
-_LATEST_NS = (1 << 63) - 1
+_LATEST_S = 1 << 33
+"""Beyond all that was booked, and in ns still a number of 64 bits."""
 
 _COLUMNS = {"experiments": "experiment", "users": "user", "accounts": "account"}
 
@@ -121,12 +122,16 @@ def _read(
         until_s,
         tuple(postings),
         charged,
-        {each.id: each for each in known.values() if each.id in there},
+        {
+            each.id: each
+            for each in known.values()
+            if each.id in there or (there and each.held_within(since_s, until_s))
+        },
         tuple(charges.rates(conn, since_s, until_s, node)),
         tuple(
             LostStretch.of_row(node, row)
             for row in conn.execute(
-                _GAPS, (since_s * NS_PER_S, min(until_s * NS_PER_S, _LATEST_NS))
+                _GAPS, [min(max(edge_s, 0), _LATEST_S) * NS_PER_S for edge_s in (since_s, until_s)]
             )
         ),
         {(node, meter): model for meter, model in state.read_models(conn).items()},

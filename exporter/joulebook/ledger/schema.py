@@ -96,7 +96,7 @@ def version(conn: sqlite3.Connection, path: Path) -> int:
     if found > known:
         raise LedgerTooNew(
             f"ledger {path} has schema {found}, but this version supports schemas up to {known}: "
-            "install the newer version again, or restore a ledger from before the upgrade"
+            "install the newer version again, or move the ledger away to start a new one"
         )
     return int(found)
 

@@ -63,6 +63,7 @@ class SqliteStore:
         self._record = EntryWriter(self._conn)
         self._seq: int | None = None
         self._handed_seq = 0
+        self._signed = False
 
     def load(self) -> tuple[Books, Anchor | None]:
         """Return the books as last committed (empty books and no anchor: a fresh ledger).
@@ -93,6 +94,8 @@ class SqliteStore:
         self._bound_wal()
         try:
             with schema.transaction(self._conn, self._path):
+                if not self._signed:
+                    state.sign(self._conn, self._seq)
                 clock, seq = dating.follow(
                     self._conn, self._dating, anchor, self._seq, self._handed_seq
                 )
@@ -102,7 +105,7 @@ class SqliteStore:
             # Rows that were new are gone again, and so are their numbers.
             self._record.forget()
             raise
-        self._seq, self._dating = seq, clock
+        self._seq, self._dating, self._signed = seq, clock, True
         if clock.is_steady(anchor.last_ns):
             self._retain(anchor)
 

@@ -32,6 +32,11 @@ _WHOLE = b""
 _ANCHOR = "anchor"
 _SEQ = "seq"
 
+_WRITERS = "writers"
+
+_MOST_WRITERS = 1_000
+"""Restarts of the daemon after which it is no longer on record who gave a number."""
+
 _RUNNING = "running"
 _WORKLOADS = "workloads"
 
@@ -257,6 +262,32 @@ def read_seq(conn: sqlite3.Connection) -> int:
     """Return the last number given. Raises as `read` does."""
     found = conn.execute("SELECT value FROM state WHERE kind = ?", (_SEQ,)).fetchone()
     return 0 if found is None else _seq.decode(found[0])
+
+
+def sign(conn: sqlite3.Connection, seq: int) -> None:
+    """Draw an id for whoever gives the numbers after `seq`, in the caller's transaction.
+
+    Rows of a ledger that was restored from a copy get numbers that were given before: only who
+    gave them tells the two apart.
+    """
+    writers = [first for first, _ in _writers(conn)]
+    gone = [first for first in writers if first >= seq] + writers[: 1 - _MOST_WRITERS]
+    conn.executemany(
+        "DELETE FROM state WHERE kind = ? AND key = ?",
+        [(_WRITERS, _encode(first)) for first in gone],
+    )
+    conn.execute("INSERT INTO state VALUES (?, ?, randomblob(8))", (_WRITERS, _encode(seq)))
+
+
+def read_writer(conn: sqlite3.Connection, seq: int) -> str:
+    """Return the id of who gave a number (`""`: not on record). Raises as `read` does."""
+    return next((id_ for first, id_ in reversed(_writers(conn)) if first < seq), "")
+
+
+def _writers(conn: sqlite3.Connection) -> list[tuple[int, str]]:
+    """Return the numbers after which each writer began, ascending, and their ids."""
+    rows = conn.execute("SELECT key, hex(value) FROM state WHERE kind = ?", (_WRITERS,))
+    return sorted((_seq.decode(key), id_.lower()) for key, id_ in rows)
 
 
 def read_node_meters(conn: sqlite3.Connection) -> dict[Meter, NodeMeter]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from joulebook import config
+from joulebook.cli import main
 from joulebook.config import Config, env_names, load, misspelt, parse_listen
 from joulebook.config.load import keys
 from joulebook.config.node import DaemonSection
@@ -376,6 +377,17 @@ def test_describe_hides_passwords_in_urls() -> None:
     assert "postgresql://***@db/joule" in described
 
 
+def test_what_is_wrong_with_an_address_is_said_without_its_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, '[lab]\nurl = "https://lab:hunter2@lab/?sig=hunter2"\n')
+    with pytest.raises(ConfigError, match=r"lab\.url: 'https://\*\*\*@lab") as caught:
+        load(path, {})
+    assert "hunter2" not in str(caught.value)
+    assert main(["report", "--lab", "http://lab:hunter2@127.0.0.1:1"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+
+
 def test_zero_hold_follows_the_scrape_interval() -> None:
     assert Config().exposition.zero_hold() == 37.5
     environ = {"JOULEBOOK_EXPOSITION_ZERO_HOLD_S": "4"}
@@ -497,7 +509,7 @@ def test_zero_hold_follows_the_scrape_interval() -> None:
         ),
         (
             "[collect]\nurl = 'mysql://db/x'",
-            "collect.url: expected sqlite:///absolute/path or postgresql://user@host:port/database",
+            "collect.url: expected sqlite:///absolute/path or postgresql://host:port/database",
         ),
         (
             "[collect]\nhttp_sd = 'ftp://x/y'",
@@ -556,7 +568,12 @@ def test_long_values_are_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"[server", "not TOML"), (b"a = '\xff'", "not UTF-8 at byte 5"), (None, "cannot be read")],
+    [
+        (b"[server", "not TOML"),
+        (b"a = '\xff'", "not UTF-8 at byte 5"),
+        pytest.param(b"a." * 2_000 + b"a = 1", "nested too deeply", id="deep"),
+        (None, "cannot be read"),
+    ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "joulebook.toml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.unit.ledger.samples import GPU0, T0_NS, Open, anchor, rows, tick
 
 from joulebook.core.ledger.state import Books
@@ -123,6 +124,40 @@ def test_what_was_handed_on_with_a_date_that_cannot_be_comes_to_nothing_there(
     assert {row.energy_uj for row in later.postings if row.quarter_s in wrong} == {0}
     energy = sum(row.energy_uj for row in later.postings)
     assert energy == 4 * 1_000_003
+    assert balanced(path)
+
+
+@pytest.mark.parametrize("handed", [False, True])
+@pytest.mark.parametrize("days", [30, 500, 7_000])
+def test_a_clock_that_is_set_back_for_a_while_moves_nothing_of_before(
+    open_store: Open, path: Path, days: int, handed: bool
+) -> None:
+    store = open_store()
+    books = store.load()[0]
+    for n in range(10):
+        books = book(store, books, 86_400 * n, epoch="first" if n < 5 else "boot")
+    store.close()
+    store = open_store()
+    with LedgerReader(path) as reader:
+        first = reader.page("n", "", 0)
+    store.handed(first.next * handed)
+    before = quarters(path)
+    books = book(store, books, 86_400 * 10, wrong_ns=-days * DAY_NS)
+    assert quarters(path).items() >= before.items()
+    books = book(store, books, 86_400 * 10 + 900, wrong_ns=-days * DAY_NS)
+    books = book(store, books, 86_400 * 10 + 1_800)
+    # Once it is right, what was booked meanwhile has the dates that it should have had.
+    after = quarters(path)
+    assert after.items() >= before.items()
+    assert sorted(after.keys() - before.keys()) == [
+        QUARTER_S + 86_400 * 10 + 900 * n for n in range(3)
+    ]
+    with LedgerReader(path) as reader:
+        later = reader.page("n", "", first.next)
+    sums = {msgspec.structs.astuple(row)[1:7]: row.energy_uj for row in first.postings}
+    for row in later.postings:
+        key = msgspec.structs.astuple(row)[1:7]
+        assert row.energy_uj >= sums.get(key, 0), "a collector refuses what falls"
     assert balanced(path)
 
 

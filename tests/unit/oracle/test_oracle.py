@@ -29,6 +29,7 @@ from joulebook.core.ledger.state import Entry
 from joulebook.core.money import accrual, rates
 from joulebook.core.money.amounts import Item
 from joulebook.lab.collected import ingest
+from joulebook.ledger import state
 from joulebook.ledger.write import EntryWriter
 from joulebook.node.daemon import Daemon
 
@@ -181,6 +182,7 @@ def move_a_begin(patch: Patch) -> None:
 
 def take_in_another_past(patch: Patch) -> None:
     patch.setattr(ingest, "_refuse_other_past", lambda *_: None)
+    patch.setattr(state, "read_writer", lambda *_: "")
 
 
 FAULTS: dict[Callable[[Patch], None], set[str]] = {

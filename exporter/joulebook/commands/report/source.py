@@ -52,14 +52,16 @@ def refuse_unknown(
     borne = _borne(got.workloads.values())
     # A workload has several names, and any of them may be given.
     borne["workload"] |= {name for each in got.workloads.values() for name in _names(each)}
-    lacking = [(option, name) for option, name in _asked(wanted) if name not in borne[option]]
+    asked = [*_asked(wanted)]
+    lacking = [(option, name) for option, name in asked if name not in borne[option]]
     if not lacking:
         return
     known = _borne(source.account(*span, Selection()).workloads.values())
     option, name = next((each for each in lacking if each[1] not in known[each[0]]), lacking[0])
     said = f"--{option} {one_line(name, _CHARS)}: nothing was booked to it"
     if name in known[option]:
-        raise ConfigError(f"{said} that the other options leave ({got.source})")
+        why = "that the other options leave" if len(asked) > 1 else "while it held GPUs"
+        raise ConfigError(f"{said} {why} ({got.source})")
     has = nearest(name, known[option]) or f"no {option} at all"
     raise ConfigError(f"{said} in this time; {got.source} has {has}")
 
@@ -242,7 +244,9 @@ def stretch(args: Options) -> tuple[int, int]:
     since_s = 0 if args.since is None else quarter(args.since)
     until_s = FOREVER_S if args.until is None else quarter(args.until)
     if until_s <= since_s:
-        raise ConfigError(f"--until {args.until}: expected a time after --since {args.since}")
+        raise ConfigError(
+            f"--until {args.until}: expected a time after --since {args.since or '1970-01-01'}"
+        )
     return since_s, until_s
 
 

@@ -48,19 +48,19 @@ class ExperimentSeries:
         bill: Charges,
         *,
         named: bool = False,
-        joins: bool = False,
     ) -> None:
         """Add to an experiment; one that has no series gets them first, at what it last showed.
 
-        Who `joins` it brings what it had before it was named: where that is of a kind that the
-        experiment did not have, its series are held like new ones.
+        What is of a kind that the experiment did not have (the first that ran on a card with a
+        rate, say) is seen at zero first: its series are held like new ones.
         """
         state = self.states.get(labels)
         if state is None:
             state = ExperimentState({}, {}, self._zero_hold_ns, self._now_ns)
-        elif not state.exposed or (
-            joins
-            and not (balance.keys() <= state.balance.keys() and bill.keys() <= state.bill.keys())
+        elif not (
+            state.exposed
+            and balance.keys() <= state.balance.keys()
+            and bill.keys() <= state.bill.keys()
         ):
             state = self._held(state)
         self.states[labels] = msgspec.structs.replace(
@@ -71,6 +71,11 @@ class ExperimentSeries:
             bill=add(state.bill, bill),
             used_ns=self._now_ns,
         )
+
+    def left(self, labels: Labels) -> None:
+        """Count its time without use from now on: a workload of it has left."""
+        if (state := self.states.get(labels)) is not None:
+            self.states[labels] = msgspec.structs.replace(state, used_ns=self._now_ns)
 
     def withdraw(self, unused_ns: int, in_use: Collection[Labels | None]) -> None:
         """Drop the series of experiments without use for a while; keep their totals."""

@@ -136,7 +136,9 @@ class PostingsPage(Struct, frozen=True):
     """One page. `next` is where to continue; it is `last`, the newest `seq`, when all is reported.
 
     `booked_to_s` is the UTC second up to which the node has booked its readings. The totals of
-    meters and `charged` are of the same instant as `last`.
+    meters and `charged` are of the same instant as `last`. `since_writer` and `next_writer` are ids
+    of the daemon's runs that gave these two numbers (`""`: not known): a ledger that was restored
+    from a copy gives numbers again.
     """
 
     v: int
@@ -155,6 +157,8 @@ class PostingsPage(Struct, frozen=True):
     charges: tuple[ChargeRow, ...] = ()
     rates: tuple[RateRow, ...] = ()
     gaps: tuple[GapRow, ...] = ()
+    since_writer: str = ""
+    next_writer: str = ""
 
     @property
     def rows(self) -> int:

@@ -202,7 +202,7 @@ class _ExposedSeries:
                 folded=self._is_full(),
             )
             self._workloads[id_] = settled
-            self._roll_up(settled, settled.balance, settled.bill, joins=True)
+            self._roll_up(settled, settled.balance, settled.bill)
             if settled.folded:
                 self._overflow["workloads"] += 1
 
@@ -248,6 +248,8 @@ class _ExposedSeries:
         for id_, state in leaving.items():
             if state.labels is None or _identity(state) not in kept:
                 del self._workloads[id_]
+                if state.labels is not None:
+                    self.experiments.left(state.labels)
 
     def _ended_ns(self, state: WorkloadState, claims: Iterable[Claim]) -> int:
         if state.facts.ended_ns is not None:
@@ -283,13 +285,11 @@ class _ExposedSeries:
         shown = sum(w.labels is not None and not w.folded for w in self._workloads.values())
         return shown >= self._policy.max_workloads
 
-    def _roll_up(
-        self, workload: WorkloadState, balance: Balance, bill: Charges, *, joins: bool = False
-    ) -> None:
+    def _roll_up(self, workload: WorkloadState, balance: Balance, bill: Charges) -> None:
         """Credit the experiment, and the overflow series of the owner if there is no own one."""
         assert workload.labels is not None
         labels = workload.labels
-        self.experiments.credit(labels, balance, bill, named=workload.facts.named, joins=joins)
+        self.experiments.credit(labels, balance, bill, named=workload.facts.named)
         if not workload.folded:
             return
         id_ = pool_id(labels)

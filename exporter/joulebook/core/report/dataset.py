@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from joulebook.core.attribution.claims import Evidence
 from joulebook.core.energy.audit import Audit
 from joulebook.core.energy.readings import Component, Meter
 from joulebook.core.evidence import Amount, Method, Remainder, Subject
 from joulebook.core.money.amounts import Charge, Exact, RateUsed
 from joulebook.core.report.serving import ServedMonth
 from joulebook.core.workloads import Labels, WorkloadId
+from joulebook.units import NS_PER_S
 
 WHOLE_METER = "*"
 """The name of a meter if a source knows a node's component only as a whole."""
@@ -112,6 +114,20 @@ class ReportWorkload(msgspec.Struct, frozen=True):
     def names(self) -> frozenset[str]:
         """Return all names that select it."""
         return frozenset({self.id.workload, self.shown, str(self.id)})
+
+    def held_within(self, since_s: int, until_s: int) -> tuple[int, int] | None:
+        """Return from when to when (UTC ns) of that time a scheduler gave it GPUs, if it is over.
+
+        Then it counts though nothing was booked to it, as to a job that began and ended while the
+        daemon was away: its energy is not zero, but not known.
+        """
+        if self.gpu_count == 0 or self.evidence in {"", Evidence.PROCESSES.label}:
+            return None
+        if self.started_utc_ns is None or self.ended_utc_ns is None:
+            return None
+        began_ns = max(self.started_utc_ns, since_s * NS_PER_S)
+        ended_ns = min(self.ended_utc_ns, until_s * NS_PER_S)
+        return (began_ns, ended_ns) if began_ns < ended_ns else None
 
     def and_of(self, other: ReportWorkload) -> ReportWorkload:
         """Return the combined data of two nodes: first start and last end.
@@ -269,6 +285,21 @@ class ReportData(msgspec.Struct, frozen=True):
     cut: frozenset[WorkloadId] = frozenset()
     audits: Mapping[tuple[str, Meter], Audit] = {}
     served: tuple[ServedMonth, ...] = ()
+
+    @property
+    def unread(self) -> dict[WorkloadId, int]:
+        """The workloads that nothing was booked to, and for how long they held GPUs (ns)."""
+        booked = {row.subject for rows in (self.postings, self.charges) for row in rows}
+        spans = {
+            key: each.held_within(self.since_s, self.until_s)
+            for key, each in self.workloads.items()
+            if key not in booked
+        }
+        return {
+            key: self.workloads[key].gpu_count * (span[1] - span[0])
+            for key, span in spans.items()
+            if span is not None
+        }
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from joulebook.core.evidence import Remainder
+from joulebook.core.evidence import Remainder, Subject
 from joulebook.core.report.dataset import Charged, Posting, ReportData, ReportWorkload
 from joulebook.core.workloads import WorkloadId
 from joulebook.units import NS_PER_S
@@ -151,10 +151,14 @@ def _of_run(row: _Row, number: int, runs: Mapping[tuple[int, WorkloadId], Report
 
 
 class Group(msgspec.Struct, frozen=True):
-    """The parts of one run, and what is known of it from all of them."""
+    """The parts of one run, and what is known of it from all of them.
+
+    `unread_ns`: for how long the parts that nothing was booked to held GPUs.
+    """
 
     whole: ReportWorkload
     parts: tuple[ReportWorkload, ...]
+    unread_ns: Mapping[WorkloadId, int] = {}
 
     @property
     def names(self) -> frozenset[str]:
@@ -168,8 +172,14 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def groups(data: ReportData) -> list[Group]:
-    """Return all workloads that anything was booked to, by the run that they are a part of."""
-    booked = {row.subject: None for rows in (data.postings, data.charges) for row in rows}
+    """Return all workloads that anything was booked to, or that held GPUs which nobody read, by
+    the run that they are a part of.
+    """
+    booked: dict[Subject, None] = {
+        row.subject: None for rows in (data.postings, data.charges) for row in rows
+    }
+    unread_ns = data.unread
+    booked |= dict.fromkeys(unread_ns)
     every = [
         data.workloads.get(key) or ReportWorkload(key)
         for key in booked
@@ -185,7 +195,7 @@ def groups(data: ReportData) -> list[Group]:
             runs.append([part])
         else:
             run.append(part)
-    return [_group(run) for runs in alike.values() for run in runs]
+    return [_group(run, unread_ns) for runs in alike.values() for run in runs]
 
 
 def _common(workload: ReportWorkload) -> object:
@@ -220,7 +230,7 @@ def _beside(run: list[ReportWorkload], part: ReportWorkload) -> bool:
     return None in ends_ns or _begin_ns(part) <= max(end for end in ends_ns if end is not None)
 
 
-def _group(parts: list[ReportWorkload]) -> Group:
+def _group(parts: list[ReportWorkload], unread_ns: Mapping[WorkloadId, int]) -> Group:
     whole = reduce(ReportWorkload.and_of, parts)
     first = parts[0]
     if owner := _owner(first):
@@ -233,7 +243,8 @@ def _group(parts: list[ReportWorkload]) -> Group:
         )
     elif len(parts) > 1:
         whole = msgspec.structs.replace(whole, display=first.extra["het_job_id"])
-    return Group(whole, tuple(parts))
+    mine = {part.id: unread_ns[part.id] for part in parts if part.id in unread_ns}
+    return Group(whole, tuple(parts), mine)
 
 
 def _begin_ns(workload: ReportWorkload) -> int:

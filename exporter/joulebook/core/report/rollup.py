@@ -86,7 +86,7 @@ class Level(StrEnum):
 
 def consumed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, Amount]:
     """Return what was consumed, by owner."""
-    sums: dict[Owner, Amount] = {}
+    sums = {owner(data, each, level): ZERO for each in data.unread}
     for row in data.postings:
         key = owner(data, row.subject, level)
         sums[key] = sums.get(key, ZERO).plus(row.amount)
@@ -95,7 +95,8 @@ def consumed(data: ReportData, level: Level = Level.EXPERIMENT) -> dict[Owner, A
 
 def held(data: ReportData, level: Level = Level.EXPERIMENT) -> Mapping[Owner, int]:
     """Return the GPU time held, by owner: from start to end, or what was booked if unknown."""
-    booked_ns = counted((row.subject, row.amount.held_ns) for row in data.postings)
+    held_ns = [(row.subject, row.amount.held_ns) for row in data.postings]
+    booked_ns = counted([*held_ns, *data.unread.items()])
     whole_ns = runs.held_ns(data)
     return counted(
         (

@@ -82,7 +82,7 @@ def runs(data: ReportData) -> tuple[Run, ...]:
     found = []
     for group, rows in _with_rows(data):
         bill = total(bill for part in group.parts for bill in bills[part.id])
-        walls = wall_ns(data, group.whole, rows)
+        walls = wall_ns(data, group, rows)
         on_gpus = [row for row in rows if row.meter.component is Component.GPU]
         found.append(
             Run(
@@ -114,7 +114,7 @@ def held_ns(data: ReportData) -> dict[WorkloadId, int]:
     held: dict[WorkloadId, int] = {}
     for group, rows in _with_rows(data):
         parts = {part.id for part in group.parts}
-        for (subject, _, _), ns in (wall_ns(data, group.whole, rows) or {}).items():
+        for (subject, _, _), ns in (wall_ns(data, group, rows) or {}).items():
             who = subject if isinstance(subject, WorkloadId) and subject in parts else None
             who = who or group.parts[0].id  # GPUs that nothing was booked on.
             held[who] = held.get(who, 0) + ns
@@ -191,9 +191,7 @@ UNSEEN = Meter(Component.GPU, "")
 """GPUs that a run held and nothing was ever booked to it on: that they are is all that is known."""
 
 
-def wall_ns(
-    data: ReportData, workload: ReportWorkload, rows: Iterable[Posting]
-) -> dict[_OnMeter, int] | None:
+def wall_ns(data: ReportData, group: Group, rows: Iterable[Posting]) -> dict[_OnMeter, int] | None:
     """For how long a run held each GPU inside the account; `None`: a start or an end is not known.
 
     A GPU that was not read for all of the time has no posting, but the run held it. Without a
@@ -201,6 +199,7 @@ def wall_ns(
     """
     if Unknowable.COVERAGE in data.unknown:
         return None
+    workload = group.whole
     held: dict[_OnMeter, Amount] = {}
     shared: set[_OnMeter] = set()
     last: dict[tuple[Subject, str], tuple[int, int]] = {}
@@ -231,7 +230,10 @@ def wall_ns(
                 gap_ns = sum(_overlap(gap, *ends) for gap in data.gaps if key[1:] == gap[:2])
                 read_ns = max(whole_ns - gap_ns, amount.held_ns, 1)
                 walls[key] = amount.held_ns + gap_ns * amount.held_ns // read_ns
+    unread = group.unread_ns
+    walls |= {(part, "", UNSEEN): ns for part, ns in unread.items()}
     unseen = workload.gpu_count - len(held)
+    unseen -= sum(part.gpu_count for part in group.parts if part.id in unread)
     if unseen > 0 and not shared and longest_ns > 0:
         walls[workload.id, "", UNSEEN] = unseen * longest_ns
     return walls

@@ -80,7 +80,7 @@ def make_collector(settings: Collect) -> Collector:
     if not settings.url:
         raise ConfigError(
             "collect.url is not set: expected sqlite:///absolute/path or "
-            "postgresql://user@host:port/database"
+            "postgresql://host:port/database"
         )
     sources = _sources(settings)
     if not sources:

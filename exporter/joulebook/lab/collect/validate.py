@@ -49,6 +49,10 @@ def _problems(page: PostingsPage, since: int, ledger_id: str) -> Iterator[tuple[
         yield "garbage", f"ledger_id {page.ledger_id[:70]!r}: expected 16 to 64 hexadecimal digits"
     if not page.node or len(page.node) > 253 or len(page.cluster) > 253:
         yield "garbage", "names of node and cluster: expected 1 (0) to 253 characters"
+    if any(
+        not re.fullmatch(r"[0-9a-f]{0,64}", each) for each in (page.since_writer, page.next_writer)
+    ):
+        yield "garbage", "since_writer, next_writer: expected up to 64 hexadecimal digits"
     if page.since != (since if ledger_id in {"", page.ledger_id} else 0):
         yield "order", f"returned what follows {page.since}, not {since}"
     if page.last < page.since and ledger_id == page.ledger_id:

@@ -30,9 +30,7 @@ def engine_of(url: str, *, create: bool) -> tuple[sa.Engine, str]:
     if parts.scheme in {"postgresql", "postgres"}:
         return _postgresql(url), redact(url)
     was = f"collect.url = {redact(url)!r}" if url else "collect.url is not set"
-    raise ConfigError(
-        f"{was}: expected sqlite:///absolute/path or postgresql://user@host:port/database"
-    )
+    raise ConfigError(f"{was}: expected sqlite:///absolute/path or postgresql://host:port/database")
 
 
 def _sqlite(path: Path, *, create: bool) -> sa.Engine:

@@ -107,9 +107,9 @@ def take(
         _gaps(database, ledger, page, meters)
         rollup.write()
         database.rows(
-            "UPDATE ledgers SET position = ?, last_seq = ?, booked_to_s = ?, seen_s = ?, target = ?"
-            " WHERE id = ?",
-            [page.next, page.last, page.booked_to_s, now_s, target, ledger],
+            "UPDATE ledgers SET position = ?, last_seq = ?, booked_to_s = ?, seen_s = ?,"
+            " target = ?, writer = ? WHERE id = ?",
+            [page.next, page.last, page.booked_to_s, now_s, target, page.next_writer, ledger],
         )
         return Ingested(page.rows, rollup.late, undated)
 
@@ -124,20 +124,23 @@ def _ledger(
     database: Database, page: PostingsPage, target: str, now_s: int, targets: Collection[str]
 ) -> int | None:
     found = database.rows(
-        "SELECT id, cluster, node, position FROM ledgers WHERE ledger_id = ?", [page.ledger_id]
+        "SELECT id, cluster, node, position, writer FROM ledgers WHERE ledger_id = ?",
+        [page.ledger_id],
     )
     if not found:
         if page.since:
             return None
         ((number,),) = database.rows("SELECT coalesce(max(id), 0) + 1 FROM ledgers")
         database.rows(
-            "INSERT INTO ledgers VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?)",
+            "INSERT INTO ledgers VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, '')",
             [number, page.ledger_id, page.cluster, page.node, page.created_s, now_s, target],
         )
         return int(number)
-    ((number, cluster, node, position),) = found
+    ((number, cluster, node, position, writer),) = found
     if position != page.since:
         return None
+    if "" not in {writer, page.since_writer} and writer != page.since_writer:
+        raise _went_back(page, f"rows up to number {position} are not those that were collected")
     if (cluster, node) != (page.cluster, page.node):
         renames.follow(database, number, page, target, now_s, targets)
     return int(number)
@@ -155,11 +158,8 @@ def _meters(database: Database, ledger: int, page: PostingsPage) -> dict[int, in
     known |= {meter.id: last + i for i, meter in enumerate(new, start=1)}
     for meter in page.meters:
         if meter.booked_uj < booked.get(meter.id, 0):
-            raise InputError(
-                f"{page.node}: meter {meter.name} has gone back from {booked[meter.id]} to "
-                f"{meter.booked_uj} uJ (a ledger restored from a copy?): move the ledger away on "
-                "the node to start a new one",
-                reason="went_back",
+            raise _went_back(
+                page, f"meter {meter.name} fell from {booked[meter.id]} to {meter.booked_uj} uJ"
             )
     database.upsert(
         "meters",
@@ -244,11 +244,8 @@ def _refuse_other_past(database: Database, ledger: int, page: PostingsPage) -> N
         "SELECT name, booked_uj, expired_uj, posted_uj FROM meters WHERE ledger = ?", [ledger]
     ):
         if not 0 <= booked_uj - posted_uj <= expired_uj:
-            raise InputError(
-                f"{page.node}: meter {name} has a total of {booked_uj} uJ, but rows of "
-                f"{posted_uj} uJ (a ledger restored from a copy?): move the ledger away on the "
-                "node to start a new one",
-                reason="went_back",
+            raise _went_back(
+                page, f"meter {name} has a total of {booked_uj} uJ, but rows of {posted_uj} uJ"
             )
 
 
@@ -295,6 +292,14 @@ def _charges(
     database.upsert(
         "charges",
         [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],
+    )
+
+
+def _went_back(page: PostingsPage, what: str) -> InputError:
+    return InputError(
+        f"{page.node}: {what} (a ledger restored from a copy?): move the ledger away on the node "
+        "to start a new one",
+        reason="went_back",
     )
 
 

@@ -101,7 +101,7 @@ def account(
     """Return what all nodes booked."""
     known = _workloads(database, wanted)
     numbers = None if wanted.everything else sorted(known)
-    span = (since_s, min(until_s, _LATEST_S))
+    span = (min(max(since_s, 0), _LATEST_S), min(until_s, _LATEST_S))
     quarters = QuarterHours(database, span, numbers, hourly)
     meters: dict[tuple[str, str], Meter] = {}
     postings = []
@@ -149,7 +149,11 @@ def account(
         until_s,
         tuple(postings),
         charged,
-        {each.id: each for each in known.values() if each.id in there},
+        {
+            each.id: each
+            for each in known.values()
+            if each.id in there or (there and each.held_within(since_s, until_s))
+        },
         tuple(quarters.rates(places)),
         tuple(
             LostStretch.of_row(node, row)

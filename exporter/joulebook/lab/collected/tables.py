@@ -32,7 +32,7 @@ from joulebook.lab.collected.statements import (
     statements,
 )
 
-HEAD = "0015"
+HEAD = "0016"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -81,6 +81,7 @@ Table(
             "booked_to_s",  # UTC up to which the node had committed then
             "seen_s"),  # UTC of the last page
     *_texts("target"),  # where it was asked
+    *_texts("writer", default=""),  # the run of the daemon that gave `position`; '': not known
 )  # fmt: skip
 Table(
     "meters", METADATA, _id(), _number("ledger", ForeignKey(_LEDGER)),

@@ -322,12 +322,15 @@ def test_an_experiment_never_yet_shown_is_still_at_zero_after_a_restart() -> Non
     assert node.experiment("x") == 12
 
 
-def test_what_one_who_joins_an_experiment_brings_of_a_new_kind_is_seen_at_zero_first() -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_an_experiment_had_not_of_a_kind_is_seen_at_zero_first(joined: bool) -> None:
+    """Whether its workload joins it with that, or has joined it before."""
     node = Node()
     node.step(1, {"a": 5}, [holds("a")], [knows("a")])
-    node.run(2, 50, [holds("a")])
-    node.step(51, {"b": 3}, [holds("a")], [knows("b", done=False)], component=Component.CPU)
-    node.step(52, {}, [holds("a")], [knows("b")])
+    node.run(2, 49, [holds("a")])
+    node.step(50, {}, [holds("a"), holds("b", 50)], [knows("b", done=joined)])
+    node.step(51, {"b": 3}, [holds("a"), holds("b", 50)], component=Component.CPU)
+    node.step(52, {}, [holds("a"), holds("b", 50)], [knows("b")])
     state = node.books.experiments[Labels("ada", "nlp", "x")]
     assert {part: amount.energy_uj for part, amount in state.balance.items()} == {
         Component.GPU: 5,
@@ -342,11 +345,11 @@ def test_experiments_that_nobody_used_for_long_pass_into_expired() -> None:
     node = Node(SeriesPolicy(expire_ns=1000 * S))
     node.step(1, {"a": 5, "b": 7}, facts=[knows("a", "old"), knows("b", "older")])
     node.run(2, 1000)
-    node.step(1100, {"c": 1}, facts=[knows("c", "new")])
-    node.run(1101, 1101 + HOLD_S)
+    node.step(2100, {"c": 1}, facts=[knows("c", "new")])
+    node.run(2101, 2101 + HOLD_S)
     assert {labels.experiment for labels in node.books.experiments} == {EXPIRED, "new"}
     assert node.experiment(EXPIRED) == 12
-    node.run(2300, 2300)
+    node.run(3100, 4200)
     assert node.experiment(EXPIRED) == 13
 
 
@@ -410,14 +413,27 @@ def test_no_shown_value_falls_while_it_is_shown_and_nothing_is_lost(
 def test_an_experiment_has_series_for_a_day_after_its_last_use_and_returns_where_it_was() -> None:
     node = Node(SeriesPolicy(expose_ns=100 * S))
     node.step(1, {"a": 5}, facts=[knows("a")])
-    node.run(2, 1000)
+    node.run(2, 1100)
     state = node.books.experiments[Labels("ada", "nlp", "x")]
     assert not state.exposed
     assert total(state.balance) == 5
-    node.step(1001, {"b": 7}, [holds("b", 1000)], [knows("b")])
+    node.step(1101, {"b": 7}, [holds("b", 1100)], [knows("b")])
     assert node.books.experiments[Labels("ada", "nlp", "x")].exposed
     assert node.experiment("x") == 5, "seen where it was before its first new microjoule"
-    node.run(1002, 1002 + HOLD_S, [holds("b", 1000)])
+    node.run(1102, 1102 + HOLD_S, [holds("b", 1100)])
+    assert node.experiment("x") == 12
+
+
+def test_one_that_consumed_nothing_for_long_leaves_a_day_after_its_last_workload() -> None:
+    """Of a job on a card that cannot be read, say: its series were there all the time."""
+    policy = SeriesPolicy(linger_ns=5 * S, expire_ns=200 * S, expose_ns=100 * S)
+    node = Node(policy)
+    node.step(1, {"a": 5}, [holds("a")], [knows("a")])
+    node.run(2, 1000, [holds("a")])
+    assert node.experiment("x") == 5
+    node.run(1001, 1090)
+    assert node.experiment("x") == 5, "the job has left, and another one comes"
+    node.step(1091, {"b": 7}, [holds("b", 1091)], [knows("b")])
     assert node.experiment("x") == 12
 
 

@@ -21,6 +21,7 @@ from joulebook.core.report.dataset import (
     UsedRate,
 )
 from joulebook.core.report.parts import joined
+from joulebook.core.report.rollup import held
 from joulebook.core.report.run_roles import RoleChoice, State, sort_out
 from joulebook.core.report.runs import remainders, runs
 from joulebook.core.report.tally import added
@@ -83,6 +84,45 @@ def test_coverage_is_measured_time_to_held_time() -> None:
     assert run.tally.coverage == 0.75
     (whole,) = runs(one(Amount(UJ_PER_KWH, 0, NS_PER_HOUR)))
     assert whole.tally.coverage == 1
+
+
+def test_a_run_that_nobody_read_is_one_whose_energy_is_not_known() -> None:
+    """A job that began and ended while the daemon was away, say."""
+    data = one(Amount(UJ_PER_KWH, 0, NS_PER_HOUR))
+    (read,) = data.workloads.values()
+    unread = msgspec.structs.replace(read, id=JOBS[1], gpu_count=2, evidence="prolog")
+    others = [
+        msgspec.structs.replace(unread, id=JOBS[2], gpu_count=0),
+        msgspec.structs.replace(unread, id=JOBS[3], evidence="processes"),
+        msgspec.structs.replace(unread, id=WorkloadId("slurm", "9"), ended_utc_ns=None),
+    ]
+    known = {each.id: each for each in (read, unread, *others)}
+    data = msgspec.structs.replace(data, workloads=known)
+    first, second = runs(data)
+    assert (first.tally.coverage, second.tally.coverage) == (1, 0)
+    assert added([first.tally, second.tally]).coverage == pytest.approx(1 / 3)
+    assert held(data) == {read.labels: 3 * NS_PER_HOUR}
+    # Half of it is in the time of the report.
+    half = msgspec.structs.replace(data, since_s=T0_S + 1800, postings=())
+    (run,) = (run for run in runs(half) if run.workload.id == JOBS[1])
+    assert (run.tally.wall_ns, run.cut) == (NS_PER_HOUR, True)
+
+
+def test_pods_of_a_job_that_nobody_read_lower_the_coverage_of_the_whole() -> None:
+    data = one(Amount(UJ_PER_KWH, 0, NS_PER_HOUR))
+    (read,) = data.workloads.values()
+    pods = [
+        msgspec.structs.replace(
+            read, id=WorkloadId("kubernetes", f"train-{n}.{n}"), gpu_count=1,
+            evidence="pod-resources", extra={"owner": "Job/train"},
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    posting = data.postings[0]._replace(subject=pods[0].id, evidence="pod-resources")
+    (run,) = runs(
+        msgspec.structs.replace(data, postings=(posting,), workloads={pod.id: pod for pod in pods})
+    )
+    assert run.tally.coverage == pytest.approx(1 / 4)
 
 
 def test_coverage_of_a_shared_gpu_counts_its_gaps() -> None:

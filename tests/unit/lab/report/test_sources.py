@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.commands.ledger_sample import ADA, GPUS, SWEEP, write_ledger
 
+from joulebook.commands.report.source import refuse_unknown
 from joulebook.config import Config
 from joulebook.config.node import NodeSection
 from joulebook.core.energy.readings import REPLAYED
@@ -112,6 +113,33 @@ def test_two_nodes_are_the_sum_of_both(ledger: Path, tmp_path: Path) -> None:
     assert {run.nodes for run in runs(both)} == {("n1", "node-2")}
     counts = [{run.shown: run.gpu_count for run in runs(each)} for each in (both, one)]
     assert counts[0]["101"] == 2 * counts[1]["101"]
+
+
+def test_a_job_that_nobody_read_is_a_run_and_no_statement_of_it_alone_is_made(
+    ledger: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "n1.db"
+    shutil.copy(ledger, path)
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute(
+            "INSERT INTO workloads (seq, touched_s, scheduler, workload, user, account, experiment,"
+            " start, started_utc_ns, ended_utc_ns, complete, gpu_count, evidence)"
+            " SELECT seq, touched_s, scheduler, '9', user, account, 'away', start, started_utc_ns,"
+            " started_utc_ns + 1000000000, 1, 4, 'prolog' FROM workloads WHERE workload = '101'"
+        )
+        conn.commit()
+    found = [run for run in runs(ask(ALL, NodeLedger("n1", path))) if run.shown == "9"]
+    assert [(run.tally.wall_ns, run.tally.coverage) for run in found] == [(4 * 10**9, 0)]
+    alone = Selection(experiments=frozenset({"away"}))
+    got = ask(alone, NodeLedger("n1", path))
+    assert not got.workloads
+    with pytest.raises(ConfigError, match="away: nothing was booked to it while it held GPUs"):
+        refuse_unknown(LedgerSource([NodeLedger("n1", path)]), (0, FOREVER_S), alone, got)
+
+
+@pytest.mark.parametrize(("since_s", "until_s"), [(FOREVER_S - 1, FOREVER_S), (-FOREVER_S, 1)])
+def test_any_time_may_be_asked_for(ledger: Path, since_s: int, until_s: int) -> None:
+    assert not LedgerSource([NodeLedger("n1", ledger)]).account(since_s, until_s, ALL).postings
 
 
 def test_the_same_node_twice_is_refused(ledger: Path) -> None:

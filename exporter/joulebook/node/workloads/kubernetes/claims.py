@@ -128,7 +128,7 @@ def facts_of(
     info = allocation.info
     sources = {**(info.sources if info is not None else {}), "workload": allocation.name}
     experiment = experiments.chosen(rules, sources)
-    extra = dict(info.extra) if info is not None else {}
+    extra = {"uid": allocation.uid, **(info.extra if info is not None else {})}
     if allocation.models:
         extra["gpu_model"] = ",".join(sorted(allocation.models))
     fact = WorkloadFacts(

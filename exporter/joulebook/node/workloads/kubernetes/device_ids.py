@@ -10,6 +10,7 @@ Plugins and DRA drivers call them:
     nvidiaM/giG         a GPU instance of it
     .../vgpuN           one of its replicas
     GPU-UUID-N          one of the parts of a card        (HAMi, Volcano)
+    GPU-UUID-_-N        the same                          (Alibaba's gpushare)
     driver/pool/name    a device of a DRA driver, which a ResourceSlice describes
 
     0000:4d:00.0        a card by its PCI address                  (AMD's device plugin)
@@ -118,7 +119,7 @@ def _by_pci(address: str, cards: Sequence[DeviceStatus]) -> DeviceStatus | None:
 _REPLICA = re.compile(r"(?:::|/vgpu)\d+$")
 _OLD_MIG = re.compile(r"^MIG-(?P<card>GPU-[^/]+)/(?P<gi>\d+)/(?P<ci>\d+)$")
 _UUID = re.compile(r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NUMBERED = re.compile(r"(?P<card>GPU-.+)-\d+")
+_NUMBERED = re.compile(r"(?P<card>GPU-.+?)[-_]+\d+")
 _GKE = re.compile(r"^nvidia(?P<minor>\d+)(?:/gi(?P<gi>\d+))?$")
 
 

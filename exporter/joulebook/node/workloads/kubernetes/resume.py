@@ -17,7 +17,7 @@ from joulebook.core.attribution.claims import Claim, Evidence
 from joulebook.core.workloads import WorkloadFacts, WorkloadId
 from joulebook.node.workloads.contract import Before
 from joulebook.node.workloads.kubernetes.allocation import DeviceGrant, PodCgroup
-from joulebook.node.workloads.kubernetes.device_ids import DevicePart
+from joulebook.node.workloads.kubernetes.device_ids import DevicePart, base
 from joulebook.node.workloads.kubernetes.pod_object import SCHEDULER
 from joulebook.node.workloads.kubernetes.pods import PodTable
 
@@ -87,9 +87,10 @@ class Resumption:
         if kept.ended_ns is not None:
             return False  # It is yet to be handed over.
         facts = kept.facts
-        start = facts.id.workload.rpartition(".")[2]
+        # A workload's name has the start of a uid only, which two pods may have in common.
+        uid = facts.extra.get("uid") or facts.id.workload.rpartition(".")[2]
         if kept.cgroup is None:
-            kept.cgroup = table.body_like(start)
+            kept.cgroup = table.body_like(uid)
         cgroup, was_alive = kept.cgroup, kept.lives
         kept.lives = cgroup is not None and cgroup.lives(frozenset())
         if kept.lives:
@@ -105,7 +106,7 @@ class Resumption:
             kept.ended_ns = max(kept.alive_ns, facts.started_ns)
             return False
         if cgroup is None or not kept.lives:
-            if allocation is not None and (not allocation.uid or allocation.uid.startswith(start)):
+            if allocation is not None and (not allocation.uid or allocation.uid.startswith(uid)):
                 return bool(allocation.uid)
             if table.heard:
                 kept.ended_ns = max(kept.alive_ns, facts.started_ns)
@@ -123,16 +124,23 @@ class Resumption:
     def _is_same(self, grants: Sequence[DeviceGrant], claims: Sequence[Claim]) -> bool:
         """Return whether a pod holds what is in the ledger; an unknown device counts as such.
 
-        Such a device is then known: a pod keeps what it was given.
+        Such a device is then known: a pod keeps what it was given. Replicas of one card are one
+        claim.
         """
         parts = {(g.part.meter, g.part.instance) for g in grants if g.part is not None}
         rest = [claim for claim in claims if (claim.meter, claim.instance) not in parts]
-        unreported = [grant for grant in grants if grant.part is None]
+        unreported: dict[str, list[DeviceGrant]] = {}
+        for grant in grants:
+            if grant.part is None:
+                unreported.setdefault(base(grant.device.id), []).append(grant)
         if len(rest) != len(unreported) or not parts <= {(c.meter, c.instance) for c in claims}:
             return False
-        for grant, claim in zip(unreported, rest, strict=True):
-            # The claim's part is a sharer's, of those that there were.
-            sharers = self._sharers[claim.meter, claim.instance] if grant.device.is_dra else 1
-            of = max(claim.of // sharers, 1)
-            grant.part = DevicePart(claim.meter, claim.parts, of, claim.instance)
+        if any(c.parts % len(g) for c, g in zip(rest, unreported.values(), strict=True)):
+            return False
+        for claim, alike in zip(rest, unreported.values(), strict=True):
+            for grant in alike:
+                # The claim's part is a sharer's, of those that there were.
+                sharers = self._sharers[claim.meter, claim.instance] if grant.device.is_dra else 1
+                of = max(claim.of // sharers, 1)
+                grant.part = DevicePart(claim.meter, claim.parts // len(alike), of, claim.instance)
         return True

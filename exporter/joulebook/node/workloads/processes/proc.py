@@ -127,9 +127,10 @@ def run_of(
 ) -> ProcessRun | None:
     """Find the process group that a process belongs to, or that of the launcher of its session.
 
-    A shell puts each command that is typed into a group of its own. A launcher such as torchrun
-    gives its workers sessions of their own, without a terminal: they are parts of its run. `known`
-    is asked for the run of a group whose leader has ended. `None` if the process is gone.
+    A shell in a terminal puts each command that is typed into a group of its own. What has groups
+    or sessions of its own without a terminal is a part of the run of who started it: workers of
+    a launcher such as torchrun, commands of a script under `set -m`. `known` is asked for the run
+    of a group whose leader has ended. `None` if the process is gone.
     """
     run = None
     stat = stat_of(pid, proc)
@@ -140,14 +141,14 @@ def run_of(
         if leader is None:
             return known(stat.group) or ProcessRun(stat.group, stat.ticks)
         run = ProcessRun(leader.pid, leader.ticks)
-        if leader.session != leader.pid or leader.terminal:
+        if leader.terminal:
             break
         stat = _launcher(leader, uid, proc)
     return run
 
 
 def _launcher(leader: Stat, uid: int, proc: Path) -> Stat | None:
-    """Return the program of the same user that started a session as a part of its own work."""
+    """Return the program of the same user that started a group as a part of its own work."""
     parent = stat_of(leader.parent, proc)
     if parent is None or parent.pid == 1 or _SERVES_SESSIONS.fullmatch(parent.comm):
         return None

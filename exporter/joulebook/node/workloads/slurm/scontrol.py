@@ -134,10 +134,17 @@ class Asker(LastingThread):
         gone = jobs - found.keys()
         hidden = bool(gone) and self._hides()
         found.update((job, JobAnswer(job, GONE, hidden=hidden)) for job in gone)
-        for job, answer in found.items():
-            if answer is not None and answer.doubtful:  # Perhaps another job's words pass for it.
-                found[job] = self._one(job)
+        # Perhaps it is another job's words: a name or comment may look like a record.
+        doubtful = {job for job, answer in found.items() if answer is not None and answer.doubtful}
+        for job in doubtful | (jobs - gone - self._listed(jobs - gone)):
+            found[job] = self._one(job)
         return found
+
+    def _listed(self, jobs: Set[str]) -> set[str]:
+        """Return those that the controller has, by a list in which there are no users' words."""
+        wanted = ("-h", "-t", "all", "-j", ",".join(sorted(jobs)), "-o", "%A")
+        code, text, _ = self._show(*wanted, program="squeue") if jobs else (None, "", "")
+        return set(text.split()) if code == 0 else set()
 
     def _one(self, job: str) -> JobAnswer | None:
         code, text, error = self._show("show", "job", "-d", job)

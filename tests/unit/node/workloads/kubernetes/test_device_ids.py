@@ -22,6 +22,7 @@ OFFER = AllocatableDevices.of(
         *(f"MIG-a::{n}" for n in range(2)),
         *(f"nvidia2/vgpu{n}" for n in range(3)),
         *(f"nvidia3/gi1/vgpu{n}" for n in range(2)),
+        *(f"GPU-3-_-{n}" for n in range(2)),
         "GPU-0",
     )
 )
@@ -48,6 +49,7 @@ def part(device: KubeletDevice) -> DevicePart:
     [
         ("GPU-1", DevicePart(meter(1))),
         ("GPU-1::3", DevicePart(meter(1), 1, 4)),
+        ("GPU-3-_-0", DevicePart(meter(3), 1, 2)),
         ("MIG-a", DevicePart(meter(0), 3, 7, "MIG-a")),
         ("MIG-a::1", DevicePart(meter(0), 3, 14, "MIG-a")),
         ("MIG-GPU-0/7/0", DevicePart(meter(0), 1, 7, "MIG-GPU-0/7/0")),

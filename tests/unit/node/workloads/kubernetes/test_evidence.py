@@ -95,6 +95,44 @@ def test_a_pod_made_anew_under_its_name_is_another(make: Make) -> None:
     assert node.holders()["GPU-1"] == "b"
 
 
+def test_replicas_go_on_though_the_plugin_offers_none_any_more(make: Make) -> None:
+    """As after time slicing was turned off while pods run."""
+    node = make()
+    node.offer(*(f"GPU-0::{n}" for n in range(4)))
+    node.run(A)
+    node.run(B)
+    pods = pod("a", A), pod("b", B)
+    listed = of("a", "GPU-0::0", "GPU-0::1"), of("b", "GPU-0::3")
+    node.api_lists(*pods)
+    node.hear_for(3, *listed)
+    held = {c.workload: (c.parts, c.of) for c in node.open_claims}
+    assert sorted(held.values()) == [(1, 4), (2, 4)]
+    node = restarted(make, node, running=(A, B))
+    node.api_lists(*pods)
+    node.offer("GPU-0")
+    node.hear_for(4, *listed)
+    assert {c.workload: (c.parts, c.of) for c in node.open_claims} == held
+    assert not node.closed
+    assert not node.source._rejections.counts()
+
+
+def test_two_pods_whose_uids_begin_alike_go_on_each_for_itself(make: Make) -> None:
+    alike = [A[:35] + each for each in "ef"]
+    node = make()
+    for uid in alike:
+        node.run(uid)
+    node.api_lists(pod("a", alike[0]), pod("b", alike[1]))
+    node.hear_for(3, of("a", "GPU-0"), of("b", "GPU-1"))
+    node = restarted(make, node, running=tuple(alike))
+    node.api_fails()
+    node.hear_for(4, of("a", "GPU-0"), of("b", "GPU-1"))
+    assert node.holders() == {"GPU-0": "a", "GPU-1": "b"}
+    assert not node.closed
+    node.remove(alike[0])
+    node.hear_for(4, of("b", "GPU-1"))
+    assert node.holders() == {"GPU-1": "b"}
+
+
 def test_two_pods_made_anew_are_somebody(make: Make) -> None:
     node = restarted(make, two_pods(make), running=(C, uid_of(3)))
     node.api_fails()

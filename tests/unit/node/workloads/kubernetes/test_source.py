@@ -294,7 +294,11 @@ def test_labels_come_from_the_api_server(api: FakeApi, cluster: World) -> None:
     (fact,) = found.facts
     assert fact.labels.experiment == "train"
     assert fact.complete
-    assert fact.extra == {"image": "example.org/train:1", "gpu_model": "NVIDIA A100"}
+    assert fact.extra == {
+        "uid": uid,
+        "image": "example.org/train:1",
+        "gpu_model": "NVIDIA A100",
+    }
 
 
 def test_infrastructure_is_no_workload(

@@ -151,6 +151,26 @@ def test_a_run_is_known_after_its_leader_ended() -> None:
     assert proc.run_of(NONE, 0, known) is None
 
 
+@pytest.mark.parametrize("how", ["set -m;", "set -m; /usr/bin/setsid -w"])
+def test_commands_of_a_script_with_job_control_are_of_its_run(how: str) -> None:
+    script = f"for i in 1 2; do {how} /bin/sh -c 'echo $$; exec sleep 600' & done; wait"
+    shell = subprocess.Popen(
+        ["/bin/bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert shell.stdout is not None
+    children = [int(shell.stdout.readline()) for _ in range(2)]
+    try:
+        groups = {os.getpgid(child) for child in children}
+        assert len(groups) == 2
+        assert shell.pid not in groups
+        runs = {proc.run_of(pid, os.getuid(), known) for pid in (*children, shell.pid)}
+        assert len(runs) == 1
+    finally:
+        for child in children:
+            os.kill(child, 9)
+        shell.communicate()
+
+
 def test_a_group_whose_number_is_anothers_is_gone(sleeper: int) -> None:
     assert not proc.group_is_gone(sleeper, _ticks(sleeper))
     assert proc.group_is_gone(sleeper, _ticks(sleeper) - 1)

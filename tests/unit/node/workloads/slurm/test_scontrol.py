@@ -305,6 +305,7 @@ def test_answers_that_are_none(tmp_path: Path, body: str, state: str | None) -> 
 def test_one_answer_is_for_all_who_wait(tmp_path: Path) -> None:
     (tmp_path / "all").write_text(RECORD + RECORD.replace("JobId=2 ", "JobId=4 "))
     log, go = tmp_path / "log", tmp_path / "go"
+    fake(tmp_path / "squeue", f'echo "$*" >> {log}; echo 2; echo 4')
     asked = Asked(
         fake(
             tmp_path / "scontrol",
@@ -322,7 +323,29 @@ def test_one_answer_is_for_all_who_wait(tmp_path: Path) -> None:
     assert [a and (a.job_id, a.state) for a in asked.answers] == [
         None, ("2", "RUNNING"), ("4", "RUNNING"), ("5", GONE),
     ]  # fmt: skip
-    assert log.read_text().splitlines() == ["show job -d 9", "show job -d"]
+    assert log.read_text().splitlines() == [
+        "show job -d 9", "show job -d", "-h -t all -j 2,4 -o %A",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("listed", ["echo 2", "exit 1"])
+def test_a_comment_that_looks_like_a_record_revives_no_job(tmp_path: Path, listed: str) -> None:
+    forged = f"\n\nJobId=7 JobName=x{FORGED.rstrip()}\n   Command=x\n   Comment=y"
+    (tmp_path / "all").write_text(RECORD.replace("second try", forged))
+    (tmp_path / "2").write_text(RECORD)
+    fake(tmp_path / "squeue", listed)
+    body = f"""
+        while ! [ -e {tmp_path}/go ]; do sleep 0.01; done
+        case $4 in '') cat {tmp_path}/all ;; 2) cat {tmp_path}/2 ;;
+        *) echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1 ;; esac"""
+    asked = Asked(fake(tmp_path / "scontrol", body))
+    for job in ("9", "2", "7"):
+        assert asked.asker.ask(job, asked.take)
+    (tmp_path / "go").touch()
+    while len(asked.answers) < 3:
+        time.sleep(0.005)
+    asked.asker.stop()
+    assert [a and a.state for a in asked.answers] == [GONE, "RUNNING", GONE]
 
 
 def test_a_name_in_doubt_is_asked_for_alone(tmp_path: Path) -> None:
