@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 from benchmarks.exporters import Exporter, daemon, running
-from benchmarks.machine import cpu_ns, memory, pin, written
+from benchmarks.machine import Fsyncs, cpu_ns, memory, pin, written
 from benchmarks.stages import STAGES, TICK
 from benchmarks.table import Table, median
 from benchmarks.world import World
@@ -77,21 +78,25 @@ def _sizes(duration_s: float) -> Table:
     """The daemon alone, on nodes of other sizes, while nothing begins or ends."""
     table = Table(
         "The daemon alone, by size of the node",
-        ["GPUs", "workloads", "CPU % of a core", "RSS MiB", "written KiB/s", "GiB a day"],
-    )
+        ["GPUs", "workloads", "CPU % of a core", "RSS MiB", "fsyncs a minute", "written KiB/s",
+         "GiB a day"],
+    )  # fmt: skip
     for gpus, per_gpu in SIZES:
-        with World(gpus=gpus, per_gpu=per_gpu) as world, daemon(world) as exporter:
+        with World(gpus=gpus, per_gpu=per_gpu) as world, ExitStack() as exits:
+            fsyncs = Fsyncs(world.directory)
+            exporter = exits.enter_context(daemon(world, environment=fsyncs.environment))
             pin(exporter.pid, last=True)
             time.sleep(SETTLE_S)
             began = time.monotonic()
             used_ns, bytes_ = cpu_ns(exporter.pid), written(exporter.pid)
+            synced = fsyncs.count()
             _scrape_until([exporter], began + duration_s)
             lasted_s = time.monotonic() - began
             each_s = (written(exporter.pid) - bytes_) / lasted_s
             table.add(
                 gpus, world.workloads, (cpu_ns(exporter.pid) - used_ns) / lasted_s / 1e7,
-                memory(exporter.pid, [world.scenario.path]).rss, each_s / 1024,
-                each_s * 86400 / 2**30,
+                memory(exporter.pid, [world.scenario.path]).rss,
+                (fsyncs.count() - synced) / lasted_s * 60, each_s / 1024, each_s * 86400 / 2**30,
             )  # fmt: skip
     table.notes.append(
         f"{duration_s:.0f} s each; written: given to write(2), of which nearly all is the ledger's"

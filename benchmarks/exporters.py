@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,16 +73,22 @@ def running(world: World, *, peers: bool = True, priced: bool = False) -> Iterat
 
 @contextmanager
 def daemon(
-    world: World, *, wrapper: Sequence[str] = (), priced: bool = False, shows_all: bool = True
+    world: World,
+    *,
+    wrapper: Sequence[str] = (),
+    priced: bool = False,
+    shows_all: bool = True,
+    environment: Mapping[str, str] = {},
 ) -> Iterator[Exporter]:
     """The daemon alone, once it answers and (`shows_all`) shows every job.
 
-    `wrapper` stands for `joulebook run` in `-m`.
+    `wrapper` stands for `joulebook run` in `-m`; `environment` is added to the daemon's.
     """
     port = free_port()
     name = PRICED if priced else JOULEBOOK
     command = [sys.executable, "-m", *(wrapper or ("joulebook", "run"))]
-    with _process(command, world.daemon_environment(port, priced=priced), world, name) as pid:
+    environment = {**world.daemon_environment(port, priced=priced), **environment}
+    with _process(command, environment, world, name) as pid:
         exporter = Exporter(name, pid, port)
         _until("the daemon to answer", lambda: "joulebook_build_info" in exporter.scrape())
         if shows_all:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +79,21 @@ def memory(pid: int, without: Iterable[Path] = ()) -> Memory:
         elif "-" in words[0] and not words[0].endswith(":"):
             counts = not any(line.endswith(path) for path in left_out)
     return Memory(*(kib / 1024 for kib in sums.values()))
+
+
+class Fsyncs:
+    """Counts the fsyncs of a program that runs in `environment`; the count is in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        library, source = directory / "fsyncs.so", Path(__file__).with_name("fsyncs.c")
+        command = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        self._counted = directory / "fsyncs"
+        self.environment = {"LD_PRELOAD": str(library), "BENCH_FSYNCS": str(self._counted)}
+
+    def count(self) -> int:
+        """How many there were since its start."""
+        return int.from_bytes(self._counted.read_bytes(), sys.byteorder)
 
 
 def written(pid: int) -> int:

@@ -31,7 +31,10 @@ def run(args: argparse.Namespace) -> list[Table]:
     duration_s = 60.0 if args.quick else 300.0
     with tempfile.TemporaryDirectory(prefix="jb-", dir="/tmp") as folder:
         home = Path(folder)
-        with PodLab(home, gpus=GPUS) as lab, lab.daemon(home / "daemon") as daemon:
+        with (
+            PodLab(home, gpus=GPUS) as lab,
+            lab.daemon(home / "daemon", JOULEBOOK_DAEMON_COMMIT_S="10") as daemon,
+        ):
             assert daemon.process is not None
             pid = daemon.process.pid
             pin(pid, last=True)

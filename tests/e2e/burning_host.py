@@ -111,25 +111,31 @@ class BurningHost:
 
 
 def burner(path: Path) -> Path:
-    """`burn SECONDS [CHILDREN]`: uses so much CPU time, however busy the machine is; with
-    children it is theirs, each too short-lived to be seen in a list of processes.
+    """`burn SECONDS [CHILDREN [FILE]]`: uses so much CPU time, however busy the machine is; with
+    children it is theirs, each too short-lived to be seen in a list of processes. Halfway it waits
+    until FILE exists.
     """
     path.write_text(
         "#!/usr/bin/python3\n"
         "import os, sys, time\n"
-        "wanted, children = float(sys.argv[1]), int((sys.argv + ['0'])[2])\n"
+        "wanted, children, file = (*sys.argv[1:], *('', '0', '')[len(sys.argv) - 1:])\n"
         "def use(seconds):\n"
         "    end = time.process_time() + seconds\n"
         "    while time.process_time() < end:\n"
         "        pass\n"
-        "for _ in range(children):\n"
-        "    child = os.fork()\n"
-        "    if not child:\n"
-        "        use(wanted / children)\n"
-        "        os._exit(0)\n"
-        "    os.waitpid(child, 0)\n"
-        "if not children:\n"
-        "    use(wanted)\n"
+        "def half():\n"
+        "    for _ in range(int(children)):\n"
+        "        child = os.fork()\n"
+        "        if not child:\n"
+        "            use(float(wanted) / 2 / int(children))\n"
+        "            os._exit(0)\n"
+        "        os.waitpid(child, 0)\n"
+        "    if not int(children):\n"
+        "        use(float(wanted) / 2)\n"
+        "half()\n"
+        "while file and not os.path.exists(file):\n"
+        "    time.sleep(0.05)\n"
+        "half()\n"
     )
     os.chmod(path, 0o755)  # noqa: PTH101
     return path

@@ -8,12 +8,14 @@ carry the process id: two test runs at once do not share cgroup directories.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ SlurmctldPidFile={dir}/slurmctld.pid
 SlurmctldLogFile={dir}/slurmctld.log
 SlurmdPidFile={dir}/slurmd.%n.pid
 SlurmdLogFile={dir}/slurmd.%n.log
-SlurmdSpoolDir={dir}/spool/%n
+SlurmdSpoolDir={spool}/%n
 StateSaveLocation={dir}/state
 ProctrackType=proctrack/cgroup
 TaskPlugin=task/cgroup
@@ -81,6 +83,9 @@ _GRANT = (
 )
 
 
+_SERIAL = itertools.count(1)
+
+
 def _until(done: Callable[[], object], timeout_s: float, what: str) -> None:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
@@ -117,13 +122,16 @@ class SlurmCluster:
         extra: str = "",
     ) -> None:
         self.directory = directory
-        self.nodes = [f"n{os.getpid()}x{i + 1}" for i in range(nodes)]
+        # The kernel's cgroups are named after them: two clusters at once must not share any.
+        self.nodes = [f"n{os.getpid()}c{next(_SERIAL)}x{i + 1}" for i in range(nodes)]
         self.devices = directory / "dev"
         self.accounting = accounting
         self.env = {**os.environ, "SLURM_CONF": str(directory / "slurm.conf")}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        # slurmstepd makes sockets there, whose paths may have 108 bytes.
+        self._spool = Path(tempfile.mkdtemp(prefix="slurm"))
         directory.chmod(0o755)
-        for each in ("state", "spool", "dev"):
+        for each in ("state", "dev"):
             (directory / each).mkdir()
         for minor in range(nodes * gpus_per_node):
             os.mknod(self.devices / f"nvidia{minor}", 0o20666, os.makedev(195, minor))
@@ -131,7 +139,11 @@ class SlurmCluster:
         self._dbd_port = ports[1]
         gres = f"gpu:a100:{gpus_per_node}" + (f",shard:{shards}" if shards else "")
         conf = _SLURM_CONF.format(
-            cluster="lab", host=socket.gethostname(), dir=directory, port=ports[0]
+            cluster="lab",
+            host=socket.gethostname(),
+            dir=directory,
+            spool=self._spool,
+            port=ports[0],
         )
         for key, hook in (("Prolog", prolog), ("Epilog", epilog), ("TaskProlog", task_prolog)):
             if hook is not None:
@@ -167,12 +179,13 @@ class SlurmCluster:
         try:
             self.start()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        shutil.rmtree(self._spool, ignore_errors=True)
 
     def _wrapped(self, key: str, hook: Path, env: Mapping[str, str]) -> Path:
         path = self.directory / f"{key.lower()}.sh"

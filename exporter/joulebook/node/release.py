@@ -78,7 +78,7 @@ class ReleaseHandler:
         _once.recovered("look", "%s can be checked again", self._path)
         if _holds(self._file.value):
             return True
-        if self._path.exists():
+        if self._file.value is not None:
             self._remove()
         return False
 
@@ -121,11 +121,13 @@ def _read(path: Path) -> Request | None:
 
 
 def _load(path: Path) -> Request | None:
-    """Return the request, if there is one that can be understood. Raises `OSError`."""
+    """Return the request, if there is one; what cannot be understood is over. Raises `OSError`."""
     try:
         return REQUEST.decode(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, msgspec.DecodeError, RecursionError):
+    except FileNotFoundError:
         return None
+    except (IsADirectoryError, msgspec.DecodeError, RecursionError):
+        return Request(until_s=0.0)
 
 
 def _write(path: Path, request: Request) -> None:

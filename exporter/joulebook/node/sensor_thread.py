@@ -111,10 +111,10 @@ class SensorThread:
 
     def release(self, released: bool) -> None:
         """Release the driver (`True`), or reopen it."""
-        with self._wake:
-            self._released = released
-            self._reopen_at = 0.0
-            self._wake.notify()
+        if released != self._released:
+            with self._wake:
+                self._released, self._reopen_at = released, 0.0
+                self._wake.notify()
 
     @property
     def is_open(self) -> bool:
@@ -326,7 +326,7 @@ class SensorThread:
         readings: Sequence[Reading] = ()
         self._in_call_since = time.monotonic()
         try:
-            readings = self.sensor.poll_energy(self._meters)
+            readings = self.sensor.poll_energy(burst.awaited(self._meters))
         except SensorError:
             pass  # the next look says why
         except Exception as fault:

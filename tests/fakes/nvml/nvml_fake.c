@@ -119,7 +119,8 @@ struct call {
 static void sleep_ms(long ms)
 {
     struct timespec ts = {ms / 1000, ms % 1000 * 1000000L};
-    nanosleep(&ts, NULL);
+    if (ms)
+        nanosleep(&ts, NULL);
 }
 
 static void hang(const struct fault *f, uint32_t id, int64_t ms)

@@ -45,3 +45,12 @@ def test_counters_that_stand_still_are_not_waited_for() -> None:
     kept, over_ns = of_burst(Burst(BEGAN_NS), {METER: 10**12, OTHER: 20 * NS_PER_MS})
     assert LENGTH_NS <= over_ns - BEGAN_NS < LENGTH_NS + PAUSE_NS + 1
     assert [reading.t_ns for reading in kept if reading.meter == METER] == [BEGAN_NS]
+
+
+def test_a_counter_that_has_stepped_twice_is_read_no_more() -> None:
+    burst, uj = Burst(BEGAN_NS), 0
+    for now_ns in range(BEGAN_NS, BEGAN_NS + 3 * PAUSE_NS, PAUSE_NS):
+        assert burst.awaited([METER, OTHER]) == [METER, OTHER]
+        burst.take([Reading(METER, now_ns, uj), Reading(OTHER, now_ns, 0)])
+        uj += 1_000_000
+    assert burst.awaited([METER, OTHER]) == [OTHER]

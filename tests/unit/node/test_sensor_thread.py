@@ -133,6 +133,17 @@ def test_a_look_that_fails_as_a_whole_reopens_the_sensor(
     assert cards.opened == 2
 
 
+def test_a_sensor_that_fails_is_opened_ever_less_often(cards: Cards) -> None:
+    cards.open_error = SensorLost("no driver", reason="uninitialized")
+    worker = SensorThread(cards, cards.clock, kind="counter", known=set())
+    worker.start()
+    for _ in range(5):
+        worker.release(False)  # as the daemon says at every tick
+        poll(worker)
+    worker.stop()
+    assert worker.health().errors == {"uninitialized": 1}, "not again within a second"
+
+
 def test_released_closes_the_sensor_and_takes_it_up_again(
     worker: SensorThread, cards: Cards
 ) -> None:

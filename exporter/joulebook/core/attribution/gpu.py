@@ -246,26 +246,28 @@ def _shared(
     whole = math.lcm(*(holder.of for holder in holders))
     parts = [holder.parts * (whole // holder.of) for holder in holders]
     held = [*parts, whole - sum(parts)]
-    energy, idle_energy, time, idle_time = ([0] * len(held) for _ in range(4))
+    salt = intervals[0].t0_ns
+    floor_uj, floor_idle_uj, time_ns, idle_ns = 0, 0, 0, 0
+    active = [0] * len(held)
     unseen = False
     for interval in _joined(intervals):
-        duration_ns, salt = interval.t1_ns - interval.t0_ns, interval.t0_ns
-        floor_uj = interval.energy_uj
-        if not interval.idle:
-            floor_uj = min(floor_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
-        work = _work(interval, holders, parts)
-        unseen |= interval.outage and not interval.idle and work is None
-        active_uj = interval.energy_uj - floor_uj
-        shared_uj = map(
-            add,
-            apportion(floor_uj, held, salt),
-            apportion(active_uj, work or [*parts, 0], salt + 1),
-        )
-        energies, times = [*shared_uj], apportion(duration_ns, held, salt)
-        energy, time = [*map(add, energy, energies)], [*map(add, time, times)]
+        duration_ns = interval.t1_ns - interval.t0_ns
+        time_ns += duration_ns
         if interval.idle:
-            idle_energy = [*map(add, idle_energy, energies)]
-            idle_time = [*map(add, idle_time, times)]
+            floor_idle_uj += interval.energy_uj
+            idle_ns += duration_ns
+            continue
+        least_uj = min(interval.energy_uj, (idle_mw or 0) * duration_ns // PJ_PER_UJ)
+        floor_uj += least_uj
+        work = _work(interval, holders, parts)
+        unseen |= interval.outage and work is None
+        above = apportion(interval.energy_uj - least_uj, work or [*parts, 0], interval.t0_ns + 1)
+        active = [*map(add, active, above)]
+    # What is held does not change: what it alone splits is split, and rounded, once.
+    idle_energy, idle_time = apportion(floor_idle_uj, held, salt), apportion(idle_ns, held, salt)
+    floor = map(add, idle_energy, apportion(floor_uj, held, salt))
+    energy = [*map(add, floor, active)]
+    time = [*map(add, idle_time, apportion(time_ns - idle_ns, held, salt))]
     *amounts, left = map(Amount, energy, idle_energy, time, idle_time)
     shares = [
         Share(

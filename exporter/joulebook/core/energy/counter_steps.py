@@ -239,6 +239,11 @@ class Burst:
                 counter.last = reading
         return kept
 
+    def awaited(self, meters: Iterable[Meter]) -> list[Meter]:
+        """Return the meters whose counters have yet to step."""
+        counters = self._counters
+        return [m for m in meters if m not in counters or counters[m].steps < STEPS]
+
     def is_over(self, now_ns: int) -> bool:
         """Return whether every counter has stepped twice, or the time is up."""
         return now_ns >= self._until_ns or all(

@@ -11,7 +11,7 @@ from tests.unit.core.audit import laws
 from tests.unit.core.world import S, gpu, job_id
 
 from joulebook.core.attribution.claims import Evidence, Holder, Tenure
-from joulebook.core.attribution.gpu import Share, apportion, share_out
+from joulebook.core.attribution.gpu import Share, apportion, share_among, share_out
 from joulebook.core.energy.intervals import Interval
 from joulebook.core.energy.readings import ProcessUse
 from joulebook.core.evidence import Amount, Method, Remainder
@@ -141,6 +141,17 @@ def test_shared_floor_over_all_replicas_and_the_rest_by_busy_time() -> None:
     }
     assert {share.method for share in shares} == {Method.APPORTIONED}
     assert {share.evidence for share in shares} == {"prolog", "none"}
+
+
+def test_what_is_split_by_held_parts_is_rounded_once() -> None:
+    holders = [holds(who, 1, 3) for who in (A, B, C)]
+    run = [
+        Interval(gpu(), t * S, (t + 1) * S, 10, Method.COUNTER, idle=t % 2 == 0) for t in range(40)
+    ]
+    for share in share_among(run, holders, 1):
+        assert abs(share.amount.energy_uj - 400 / 3) <= 2
+        assert abs(share.amount.idle_uj - 200 / 3) < 1
+        assert abs(share.amount.held_ns - 40 * S / 3) <= 2
 
 
 def test_shared_without_usage_by_held_parts() -> None:

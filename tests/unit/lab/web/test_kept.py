@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.lab.web.served import NOW_S, bearer, filled, served
 
+from joulebook.lab.advice import advise
 from joulebook.lab.collected.database import opened
 from joulebook.lab.collected.forget import forget
 from joulebook.lab.web import bill_view
@@ -20,7 +21,7 @@ from joulebook.lab.web.kept import Kept
 def scopes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """The values of the conditions for which advice was worked out."""
     found: list[object] = []
-    real = bill_view.of_month
+    real = advise.of_month
 
     def of_month(*args: object, **more: object) -> object:
         found.append(args[3].values)  # type: ignore[attr-defined]

@@ -240,10 +240,11 @@ class NvmlDevice:
         answers = self.field_values.answers()
         if not answers:
             return Fields()
-        average_mw, instant_mw, module_mw, module_instant_mw = (
-            None if mw is None else self._within("power", mw, self.max_power_mw)
+        most_mw = self.max_power_mw
+        average_mw, instant_mw, module_mw, module_instant_mw = [
+            None if mw is None else self._within("power", mw, most_mw)
             for mw in values(answers[: 3 * POWERS])
-        )
+        ]
         throttled, (known, throttle_ns) = answers[3 * POWERS :], self._throttled
         if throttled != known:
             throttle_ns = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,6 @@ from joulebook.core.energy.readings import (
     InstanceUse,
     Meter,
     PowerSample,
-    ProcessUse,
     Reading,
 )
 from joulebook.errors import SensorError
@@ -24,18 +23,13 @@ from joulebook.node.sensors.hwmon import HwmonFiles as Socket
 from joulebook.node.sensors.nvidia.api import NvmlDevice, Session, Telemetry
 from joulebook.node.sensors.nvidia.health import GpuHealth, HealthReader, gauge_values
 from joulebook.node.sensors.nvidia.mig import Mig
-from joulebook.node.sensors.nvidia.processes import (
-    ProcessOnCard,
-    ProcessReader,
-    SmTimes,
-)
+from joulebook.node.sensors.nvidia.processes import UTILIZATION_IMPLAUSIBLE, ProcessReader
+from joulebook.node.sensors.nvidia.uses import ProcessUses
 from joulebook.node.sensors.sysfs import text_or
 from joulebook.node.workloads.host.procfs import ProcessStarts
 from joulebook.units import NS_PER_MS, NS_PER_S, NS_PER_US, UJ_PER_MJ
 
 log = logging.getLogger(__name__)
-
-UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 GAUGES_NS = 4500 * NS_PER_MS
 """Between reads of what nothing is booked by (memory, clocks), at scrapes 15 s apart or more."""
@@ -59,8 +53,6 @@ class OpenGpu:
         self.meter: Final = Meter(Component.GPU, device.uuid)
         self.device = device
         self._clock = clock
-        self._starts = starts
-        self._reader = ProcessReader(session, device)
         self._max_power_mw = device.max_power_mw
         self._driver = session.driver
         self.is_module: bool | None = None
@@ -82,7 +74,7 @@ class OpenGpu:
         now_us = (now_ns + self._utc_offset_ns) // NS_PER_US
         self.has_counter: bool | None = None
         self._sampled_us, self._sampled_ns = now_us, now_ns
-        self._sm_times = SmTimes(now_us)
+        self._uses = ProcessUses(ProcessReader(session, device), starts, clock)
         self._gauges: Telemetry | None = None
         self._gauged_ns = 0
         if earlier is not None:
@@ -104,7 +96,7 @@ class OpenGpu:
         self.device.rejected.update(earlier.device.rejected)
         self._sampled_us, self._sampled_ns = earlier._sampled_us, earlier._sampled_ns
         self._utc_offset_ns = earlier._utc_offset_ns
-        self._sm_times = earlier._sm_times
+        self._uses.go_on_from(earlier._uses)
 
     def close(self) -> None:
         """Free the driver's resources, before its session ends."""
@@ -113,7 +105,7 @@ class OpenGpu:
 
     def refused(self) -> Counter[str]:
         """How many figures of the driver were not believed, by reason."""
-        refused, utilization = self.device.rejected, self._sm_times.refused
+        refused, utilization = self.device.rejected, self._uses.refused
         if not (self._mig.refused or utilization):
             return refused
         return self._mig.refused + refused + Counter({UTILIZATION_IMPLAUSIBLE: utilization})
@@ -172,7 +164,7 @@ class OpenGpu:
         if known is None:
             self._gauged_ns = t_ns
         instances = self._cut_up(t_ns) if processes else None
-        uses = self._processes(gauges.gpu_pct) if processes else None
+        uses = self._uses.poll(t_ns, gauges.gpu_pct, self._instances or ()) if processes else None
         healthy = processes and t_ns - self._health_ns >= GAUGES_NS
         if healthy:
             self._health, self._health_ns = self._health_reader.poll(t_ns), t_ns
@@ -231,6 +223,8 @@ class OpenGpu:
     def _cut_up(self, t_ns: int) -> tuple[InstanceUse, ...] | None:
         """Return the MIG instances and their work; `None` if the query fails."""
         self._is_cut = self.device.mig()
+        if not self._is_cut and self._instances == ():
+            return ()
         try:
             instances = self._mig.instances() if self._is_cut else ()
         except SensorError:
@@ -238,6 +232,7 @@ class OpenGpu:
         if self._instances is not None and instances != self._instances:
             what = ", ".join(f"{each.profile} {each.uuid}" for each in instances) or "none"
             log.info("GPU %s: its MIG instances are now: %s", self.meter.name, what)
+            self._uses.forget()
         self._instances = instances
         return self._mig.used(instances, t_ns)
 
@@ -275,55 +270,6 @@ class OpenGpu:
                 samples.append(PowerSample(sample_ns, power_mw))
                 self._sampled_us, self._sampled_ns = sample_us, sample_ns
         return tuple(samples)
-
-    def _processes(self, gpu_pct: int | None) -> tuple[ProcessUse, ...] | None:
-        """Return the processes on the GPU; `None` if the query fails or is unsupported."""
-        try:
-            listed = self._reader.listed()
-        except SensorError:
-            return None
-        if listed is None:
-            return None
-        running = self._starts.living({place.pid for place in listed})
-        times, otherwise = self._sm_times_by_pid(running, gpu_pct)
-        places = [place for place in listed if place.pid in running]
-        # A process that has ended since may still have used the GPU before.
-        gone = (ProcessOnCard(pid) for pid, ns in times.items() if ns and pid not in running)
-        places += [place for place in gone if self._starts.started_ns(place.pid)]
-        names = {(each.gi, each.ci): each.uuid for each in self._instances or ()}
-        now_ns = self._clock.now_ns()
-        shift_ns, started_ns = now_ns - self._clock.boottime_ns(now_ns), self._starts.started_ns
-        return tuple(
-            ProcessUse(
-                place.pid,
-                since_ns + shift_ns if (since_ns := started_ns(place.pid)) else 0,
-                times.get(place.pid, otherwise),
-                listed.get(place),
-                ended=place.pid not in running,
-                instance=names.get((place.gi, place.ci), ""),
-                graphics=place.pid in self._reader.graphics,
-            )
-            for place in places
-        )
-
-    def _sm_times_by_pid(
-        self, running: Collection[int], gpu_pct: int | None
-    ) -> tuple[dict[int, int | None], int | None]:
-        """SM time by pid, and that of a process which has none in the driver's answer."""
-        now_us = (self._clock.now_ns() + self._clock.utc_offset_ns()) // NS_PER_US
-        try:
-            samples = self._reader.samples(self._sm_times.after_us(running, now_us))
-        except SensorError:
-            samples = None
-        if samples is None:
-            return {}, None
-        if not samples and gpu_pct:
-            return {}, None  # at work, but the driver has not taken its next sample yet
-        times = self._sm_times.take(samples, running, now_us)
-        # Zombies are reported of with percentages of anything (nvtop issue 110), and do no work.
-        refused = (pid for pid, sm_time_ns in times.items() if sm_time_ns is None)
-        dead = [pid for pid in refused if not self._starts.lives(pid)]
-        return {**times, **dict.fromkeys(dead, 0)}, 0
 
 
 def _is_busy(gauges: Telemetry, instances: tuple[InstanceUse, ...] | None) -> bool | None:

@@ -27,7 +27,7 @@ from joulebook.units import NS_PER_US
 
 ENTRY_SIZES = (24, 32, 40)
 _ENTRY = struct.Struct("=I4xQII")  # the part of nvmlProcessInfo_t that all layouts share
-_SAMPLE = struct.Struct("=I4xQIIII")  # pid, unix us, percent: SM, memory, encoder, decoder
+_SAMPLE = struct.Struct("=I4xQI12x")  # pid, unix us, percent: SM (memory, encoder, decoder)
 _UNTOUCHED = 0xA5
 _FIRST_ROOM = 64
 _TRIES = 4
@@ -43,6 +43,7 @@ MAX_PID = 1 << 22
 """Linux numbers no process higher (PID_MAX_LIMIT)."""
 
 PROCESSES_IMPLAUSIBLE = "processes_implausible"
+UTILIZATION_IMPLAUSIBLE = "utilization_implausible"
 
 LOOK_BACK_US = 15_000_000
 """Drivers keep a few seconds of samples; nothing older is requested."""
@@ -80,8 +81,8 @@ class ProcessReader:
     def __init__(self, session: Session, device: NvmlDevice) -> None:
         self._handle = device.handle
         # v2 has the 24-byte entry, v1 has not.
-        self._lists = {
-            name: function
+        self._lists: dict[str, Callable[..., int]] = {
+            name: partial(function, device.handle)
             for name in (*_LISTS, _GRAPHICS)
             if (function := session.function(f"{name}_v3", f"{name}_v2")) is not None
         }
@@ -93,7 +94,8 @@ class ProcessReader:
             and session.function("nvmlDeviceGetRunningProcessDetailList") is None
         )
         self._usual_size = 32 if early_r535 else 24
-        self._count = ctypes.c_uint()
+        self._count, self._since = ctypes.c_uint(), ctypes.c_ulonglong()
+        self._count_at = ctypes.byref(self._count)
         self._grow(_FIRST_ROOM)
         self._kept: dict[str, tuple[int, bytes, _Entries]] = {}
         self._lists_merged: list[tuple[str, _Entries]] = []
@@ -127,7 +129,7 @@ class ProcessReader:
 
     def _list(self, name: str, function: Callable[..., int]) -> _Entries | None:
         """One list, which is parsed again only if it differs from the last one."""
-        code = self._fill(partial(function, self._handle), _UNTOUCHED)
+        code = self._fill(function, _UNTOUCHED)
         count = self._count.value
         if code in ABSENT:
             return None
@@ -174,10 +176,10 @@ class ProcessReader:
 
         A process that did nothing has no sample. Raises `SensorError`.
         """
-        function, since = self._utilisation, ctypes.c_ulonglong(after_us)
-        if function is None:
+        if self._utilisation is None:
             return None
-        code = self._fill(lambda room, out: function(self._handle, out, room, since), 0)
+        self._since.value = after_us
+        code = self._fill(self._utilised, 0)
         if code == NOT_FOUND:
             return []
         if code in ABSENT:
@@ -185,9 +187,11 @@ class ProcessReader:
         if code:
             raise error(code, "nvmlDeviceGetProcessUtilization")
         filled = memoryview(self._buffer)[: self._count.value * _SAMPLE.size]
-        return [
-            SmSample(pid, t_us, sm_pct) for pid, t_us, sm_pct, *_ in _SAMPLE.iter_unpack(filled)
-        ]
+        return [*map(SmSample._make, _SAMPLE.iter_unpack(filled))]
+
+    def _utilised(self, count: object, buffer: object) -> int:
+        assert self._utilisation is not None
+        return self._utilisation(self._handle, buffer, count, self._since)
 
     def _fill(self, call: Callable[..., int], fill: int) -> int:
         """Call with a buffer that is large enough, or soon will be; returns the code."""
@@ -195,7 +199,7 @@ class ProcessReader:
         for _ in range(_TRIES):
             ctypes.memset(self._buffer, fill, len(self._buffer))
             self._count.value = self._room
-            code = call(ctypes.byref(self._count), self._buffer)
+            code = call(self._count_at, self._buffer)
             if code != INSUFFICIENT_SIZE:
                 break
             # The list may grow again until the next call: leave room.

@@ -22,6 +22,7 @@ Pure parsing first; `CgroupReader` only reads `/proc/<pid>/cgroup` and remembers
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -301,7 +302,8 @@ class CgroupTree(ABC, Generic[Spot]):
             return
         try:
             self._watch(spot)
-            names = [p.name for p in spot.path.iterdir() if p.is_dir()]
+            with os.scandir(spot.path) as entries:
+                names = [entry.name for entry in entries if entry.is_dir()]
         except OSError:
             return  # Gone again, and then so is all below it.
         for name in names:

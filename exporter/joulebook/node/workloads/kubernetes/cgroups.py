@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -156,7 +156,8 @@ class PodTree(CgroupTree[PodDirectory]):
 
     def gone(self, path: Path) -> None:
         """See `CgroupTree`."""
-        for below in [p for p in self._there if path in p.parents]:
+        start = f"{path}/"
+        for below in [each for each in self._there if str(each).startswith(start)]:
             self._listener.cgroup_gone(self._there.pop(below))
         spot = self._there.pop(path, None)
         if spot is not None:
@@ -179,6 +180,7 @@ class PodNames:
     def __init__(self, folders: Callable[[], Sequence[LogFolder]]) -> None:
         self._folders = folders
         self._told: dict[str, PodInfo] = {}
+        self._named: dict[tuple[str, str], list[PodInfo]] | None = None  # made when needed
         self._deleted: set[str] = set()
         self._static: dict[str, str] = {}
         self._real: set[str] = set()
@@ -186,7 +188,7 @@ class PodNames:
 
     def tell(self, info: PodInfo) -> None:
         """Note a pod as the API server has it now."""
-        self._told[info.uid] = info
+        self._told[info.uid], self._named = info, None
         self._deleted.discard(info.uid)
         static = info.static_uid
         if not static or static in self._told or info.uid in self._real:
@@ -243,12 +245,12 @@ class PodNames:
 
         `but` is one that it is not; nor is it one that is known to be over.
         """
-        not_these = {but, *self._over}
+
+        def may_be(uid: str) -> bool:
+            return uid != but and uid not in self._over
+
         reported = [
-            info
-            for info in self._told.values()
-            if (info.namespace, info.name) == (namespace, name)
-            and self.uid_of(info) not in not_these
+            info for info in self._by_name().get((namespace, name), ()) if may_be(self.uid_of(info))
         ]
         living = [info for info in reported if info.uid not in self._deleted]
         if living:
@@ -259,23 +261,34 @@ class PodNames:
             if (folder.namespace, folder.name) == (namespace, name)
         ]
         for uid in reversed(uids):
-            if uid not in not_these:
+            if may_be(uid):
                 return uid
         return self.uid_of(max(reported, key=lambda info: info.created)) if reported else ""
+
+    def _by_name(self) -> Mapping[tuple[str, str], Sequence[PodInfo]]:
+        """Return what the API server reported, by namespace and name."""
+        if self._named is None:
+            self._named = {}
+            for info in self._told.values():
+                self._named.setdefault((info.namespace, info.name), []).append(info)
+        return self._named
 
     def forget(self, here: Collection[str]) -> None:
         """Forget the deleted pods that are not `here` any more."""
         self._real &= set(here)
         for uid in self._deleted - {self._static.get(uid, uid) for uid in here}:
             self._deleted.discard(uid)
-            info = self._told.pop(uid, None)
+            info, self._named = self._told.pop(uid, None), None
             if info is not None and self._static.get(info.static_uid) == uid:
                 del self._static[info.static_uid]
-        bound(self._told)
+        if bound(self._told):
+            self._named = None
         bound(self._static)
 
 
-def bound(known: dict[str, Known]) -> None:
-    """Keep the newest `MAX_PODS`."""
+def bound(known: dict[str, Known]) -> bool:
+    """Keep the newest `MAX_PODS`; return whether there were more."""
+    are_more = len(known) > MAX_PODS
     while len(known) > MAX_PODS:
         known.pop(next(iter(known)))
+    return are_more

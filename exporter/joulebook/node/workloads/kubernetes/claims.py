@@ -220,16 +220,20 @@ class Circumstances(NamedTuple):
 
 
 def end_ns(
-    allocation: PodAllocation, cgroup: PodCgroup | None, now: Circumstances, *, lives: bool
+    allocation: PodAllocation,
+    cgroup: PodCgroup | None,
+    now: Circumstances,
+    *,
+    lives: Callable[[], bool],
 ) -> int | None:
-    """Return when a pod ended, if that is certain; `lives`: processes of it are left.
+    """Return when a pod ended, if that is certain; `lives` looks whether processes of it are left.
 
     One that is missing from the kubelet's list is noted as living while it does.
     """
     if cgroup is not None and cgroup.gone_ns is not None:
         return cgroup.ended_ns(allocation.own)
     left_ns = cgroup.left_ns(allocation.own) if cgroup is not None else None
-    if allocation.done_ns is not None and not lives:
+    if allocation.done_ns is not None and not lives():
         return _done_ns(allocation, allocation.done_ns, now) if left_ns is None else left_ns
     unnamed = allocation.info is None and cgroup is not None and not cgroup.containers
     if left_ns is not None and unnamed and now.now_ns - left_ns >= MISSING_NS:
@@ -241,7 +245,7 @@ def end_ns(
     if now.now_ns - missing_ns < (MISSING_RECOVERING_NS if failed else MISSING_NS):
         return None
     lost = failed_ns is not None and missing_ns - failed_ns < RECOVERY_NS
-    if lives or (cgroup is None and now.api_silent and lost):
+    if lives() or (cgroup is None and now.api_silent and lost):
         # A kubelet that was restarted lists no pods until it has heard of the API server.
         allocation.lived_ns = now.now_ns
         return None

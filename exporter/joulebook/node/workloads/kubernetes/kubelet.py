@@ -65,7 +65,7 @@ _REASONS = {
     "UNIMPLEMENTED": ("unimplemented", "This needs a kubelet of 1.23 or newer."),
 }
 
-Answer = TypeVar("Answer", bound=Message)
+Answer = TypeVar("Answer")
 
 
 class Kubelet:
@@ -75,12 +75,18 @@ class Kubelet:
         self._socket = socket
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
+        self._last: tuple[bytes, tuple[ListedPod, ...]] = b"", ()
 
     def pods(self) -> tuple[ListedPod, ...]:
         """Return all pods on this node, those without devices too. Raises `KubeletError`."""
-        parse = messages.ListPodResourcesResponse.FromString
-        answer = self._call(LIST, messages.ListPodResourcesRequest(), parse)
-        return tuple(_listed(pod) for pod in answer.pod_resources)
+        return self._call(LIST, messages.ListPodResourcesRequest(), self._parsed)
+
+    def _parsed(self, raw: bytes) -> tuple[ListedPod, ...]:
+        """Decode an answer, if it is not the same as the last one: most are."""
+        if raw != self._last[0]:
+            answer = messages.ListPodResourcesResponse.FromString(raw)
+            self._last = raw, tuple(_listed(pod) for pod in answer.pod_resources)
+        return self._last[1]
 
     def advertised(self) -> tuple[KubeletDevice, ...]:
         """All devices that plugins offer on this node, held or not. Raises `KubeletError`."""
@@ -158,11 +164,17 @@ _HANGS_UP = {"RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE"}
 """After these the connection may hold the rest of an answer, or be no good."""
 
 
+# What is sent are constants of this module, in the form that HTTP/2 wants.
+_CONFIGURATION = H2Configuration(
+    header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
+)
+
+
 class _Connection:
     """One connection, with one call at a time. Raises `OSError`, `ProtocolError` and `_Status`."""
 
     def __init__(self, path: Path, deadline: float) -> None:
-        self._http = H2Connection(H2Configuration(header_encoding="utf-8"))
+        self._http = H2Connection(_CONFIGURATION)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self._wait(deadline)

@@ -8,6 +8,7 @@ serializes access and passes the node time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from joulebook.node.workloads.kubernetes.allocation import PodAllocation, PodCgroup, share_claims
 from joulebook.node.workloads.kubernetes.cgroups import (
@@ -197,17 +198,15 @@ class PodTable:
         spare = self._spare()
         self._deduce(spare, now_ns)
         self._renew(spare, now_ns)
-        nameless = sorted(
-            (r for r in self._here.values() if not r.uid and r.ended_ns is None),
-            key=lambda each: -(each.missing_ns or now_ns),
-        )
+        nameless = [r for r in self._here.values() if not r.uid and r.ended_ns is None]
+        nameless.sort(key=lambda each: -(each.missing_ns or now_ns))
         # A cgroup that is nobody's may be that of a pod whose uid is not known.
         alive = {id(allocation) for allocation in nameless[: len(spare)]}
         now = Circumstances(now_ns, self._failed_ns, api_silent, self._node_ns)
         for key, allocation in list(self._here.items()):
             if allocation.ended_ns is None:
                 cgroup = self.cgroup(allocation.uid)
-                lives = _lives(allocation, cgroup) if allocation.uid else id(allocation) in alive
+                lives = partial(_lives, allocation, cgroup, alive)
                 over_ns = end_ns(allocation, cgroup, now, lives=lives)
                 if over_ns is not None:
                     self._end(allocation, over_ns)
@@ -344,5 +343,7 @@ class PodTable:
         self._ended = self._ended[-MAX_PODS:]
 
 
-def _lives(allocation: PodAllocation, cgroup: PodCgroup | None) -> bool:
+def _lives(allocation: PodAllocation, cgroup: PodCgroup | None, nameless: set[int]) -> bool:
+    if not allocation.uid:
+        return id(allocation) in nameless
     return cgroup is not None and cgroup.lives(allocation.own, done=allocation.done_ns is not None)

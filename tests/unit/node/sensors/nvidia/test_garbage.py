@@ -72,13 +72,13 @@ def listing(fill: Callable[[int], bytes], count: int) -> Callable[[OpenGpu], Non
     """A process list of so many entries, as the driver wrote them."""
 
     def spoil(card: OpenGpu) -> None:
-        def answer(_handle: object, room: Any, out: ctypes.Array[ctypes.c_char]) -> int:
+        def answer(room: Any, out: ctypes.Array[ctypes.c_char]) -> int:
             room._obj.value = count
             text = b"".join(fill(i) for i in range(min(count, 64)))
             ctypes.memmove(out, text, len(text))
             return 0
 
-        card._reader._lists = {"nvmlDeviceGetComputeRunningProcesses": answer}
+        card._uses._reader._lists = {"nvmlDeviceGetComputeRunningProcesses": answer}
 
     return spoil
 

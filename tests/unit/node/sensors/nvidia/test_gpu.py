@@ -185,13 +185,46 @@ def test_a_process_that_has_ended_keeps_what_it_used(bench: MakeBench) -> None:
     place.scenario.set_process(0, Process(pid=12))
     (card,) = sensor._cards.values()
     now_us = place.scenario.wall_us(place.scenario.advance(SECOND))
-    card._reader.samples = lambda after_us: [  # type: ignore[method-assign]
+    card._uses._reader.samples = lambda after_us: [  # type: ignore[method-assign]
         SmSample(11, now_us, 50),
         SmSample(99, now_us, 50),
     ]
     (reading,) = sensor.poll(processes=True).readings
     # 99 is neither on the GPU nor anywhere else: nobody could be billed for it.
     assert {p.pid: p.sm_time_ns for p in reading.processes or ()} == {11: SECOND // 2, 12: 0}
+
+
+def test_a_list_stands_until_somebody_comes_or_goes(bench: MakeBench) -> None:
+    place = bench()
+    sensor = place.sensor()
+    place.start_process(11, ticks=500)
+    place.scenario.set_process(0, Process(pid=11, sm_pct=50))
+
+    def polled() -> tuple[bool, dict[int, int | None]]:
+        """Return whether the driver was asked for lists, and the busy times."""
+        place.scenario.advance(600 * MS)
+        place.scenario.reset_calls()
+        (reading,) = sensor.poll(processes=True).readings
+        lists = any("RunningProcesses" in name for name in place.scenario.calls())
+        return lists, {p.pid: p.sm_time_ns for p in reading.processes or ()}
+
+    assert polled() == (True, {11: 300 * MS})
+    assert polled() == (False, {11: 300 * MS})
+    place.start_process(12, ticks=600)
+    place.scenario.set_process(0, Process(pid=12, sm_pct=25))
+    listed, times = polled()
+    assert listed, "a sample shows that there is another"
+    assert times.keys() == {11, 12}
+    assert not polled()[0]
+    place.scenario.inject("nvmlDeviceGetProcessUtilization", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert polled() == (True, {11: None, 12: None}), "without samples nothing shows who comes"
+    place.scenario.clear()
+    polled()
+    stat = place.proc / "12/stat"
+    stat.write_text(stat.read_text().replace(" S ", " Z "))
+    place.scenario.remove_process(0, 12)
+    assert polled()[0], "one has ended"
+    assert [polled()[0] for _ in range(6)] == [False, False, True] * 2, "every 1.8 s"
 
 
 @pytest.mark.parametrize("layout", [24, 32, 40])

@@ -52,6 +52,16 @@ def test_what_a_real_kubelet_answered(fake: FakeKubelet, kubelet: Kubelet) -> No
     assert kubelet.advertised() == tuple(KubeletDevice("nvidia.com/gpu", uuid) for uuid in U)
 
 
+def test_an_answer_that_is_the_same_again_is_not_decoded_again(
+    fake: FakeKubelet, kubelet: Kubelet
+) -> None:
+    fake.admit("a", "first", {"nvidia.com/gpu": U[:1]})
+    pods = kubelet.pods()
+    assert kubelet.pods() is pods
+    fake.admit("a", "second", {"nvidia.com/gpu": U[1:2]})
+    assert [pod.name for pod in kubelet.pods()] == ["first", "second"]
+
+
 def test_our_messages_are_what_a_real_kubelet_sent() -> None:
     # Nothing that we read is lost when it is written again, down to the names of claims.
     raw = (RECORDED / "list_v1.36.pb").read_bytes()

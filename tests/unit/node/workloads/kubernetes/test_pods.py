@@ -6,11 +6,12 @@ import uuid
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from joulebook.node.workloads.kubernetes.allocation import MAX_LEFT, PodCgroup
-from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel
+from joulebook.node.workloads.kubernetes.cgroups import PodDirectory, PodLevel, PodNames
 from joulebook.node.workloads.kubernetes.device_ids import KubeletDevice, ListedPod
 from joulebook.node.workloads.kubernetes.pod_object import PodInfo
 from joulebook.node.workloads.kubernetes.pods import PodTable
@@ -81,6 +82,48 @@ def test_tenures_of_a_pod_are_in_order_and_do_not_overlap(
             open_now = [g for g in allocation.grants if g.t1_ns is None]
             assert not (allocation.ended_ns is not None and open_now)
             assert len({g.device for g in open_now}) == len(open_now)
+
+
+def test_whether_processes_live_is_read_of_pods_in_doubt_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[Path] = []
+
+    def has_processes(path: Path) -> bool:
+        read.append(path)
+        return True
+
+    monkeypatch.setattr(
+        "joulebook.node.workloads.kubernetes.allocation.has_processes", has_processes
+    )
+    table = PodTable(lambda device: True)
+    for n in PODS:
+        table.cgroup_made(container_spot(n), 1, live=True)
+    table.relisted([PodInfo(UIDS[n], "a", f"p{n}") for n in PODS], 1)
+    listed = [ListedPod("a", f"p{n}", (DEVICE,)) for n in PODS]
+
+    def reviewed(pods: list[ListedPod], now_s: int) -> list[Path]:
+        read.clear()
+        table.listed(pods, now_s * NS_PER_S)
+        table.review((now_s + 5) * NS_PER_S)
+        return read
+
+    assert reviewed(listed, 1) == []
+    assert reviewed(listed[1:], 10) == [container_spot(0).path], "it is not listed any more"
+
+
+def test_of_pods_of_one_name_the_newest_that_may_be_there_counts() -> None:
+    names = PodNames(list)
+    for n, created in enumerate(("2026-01-01", "2026-01-03", "2026-01-02")):
+        names.tell(PodInfo(UIDS[n], "a", "web", created=created))
+    assert names.uid("a", "web") == UIDS[1]
+    assert names.uid("a", "web", but=UIDS[1]) == UIDS[2]
+    names.gone(UIDS[1], ("a", "web"))
+    assert names.uid("a", "web") == UIDS[2]
+    names.delete(UIDS[2])
+    names.forget([])
+    assert names.uid("a", "web") == UIDS[0]
+    assert names.uid("a", "other") == ""
 
 
 def test_a_sandbox_that_outlives_its_containers_does_not_count() -> None:
