@@ -27,7 +27,7 @@ from joulebook.lab.web.kept import Kept
 from joulebook.lab.web.viewer import Viewer
 
 ADVICE_S = 3600
-"""Advice of a month is worked out anew after so long, and after any change in the audit log."""
+"""Advice of a month is worked out again after so long, and after any change in the audit log."""
 
 
 class SeenBill(NamedTuple):
