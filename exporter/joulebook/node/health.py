@@ -127,11 +127,12 @@ class Health:
 
 
 def say_audits(before: Books, after: Books) -> None:
-    """Log once if a counter's rate differs from its power, and when it recovers."""
+    """Log once if a counter's rate differs from its power, or may, and when it recovers."""
     for meter, state in after.meters.items():
         known = before.meters.get(meter)
         was_wrong = known is not None and known.audit.verdict is Verdict.WRONG
         is_wrong = state.audit.verdict is Verdict.WRONG
+        in_question = state.audit.in_question
         name = f"{meter.component} {meter.name}"
         if is_wrong and not was_wrong:
             log.warning(
@@ -139,6 +140,13 @@ def say_audits(before: Books, after: Books) -> None:
                 "figures are off by as much (joulebook_counter_power_ratio). See the known "
                 "issues of its driver and firmware",
                 name, 100 * state.audit.ratio,
+            )  # fmt: skip
+        elif in_question is not None and (known is None or known.audit.in_question is None):
+            log.warning(
+                "the energy counter of %s shows %.0f %% of the energy integrated from power at "
+                "full load: it is off, or the load is in step with the power sensor. Half a minute "
+                "at rest, or under two other loads, may tell which",
+                name, 100 * in_question,
             )  # fmt: skip
         elif was_wrong and not is_wrong:
             log.info("the energy counter of %s agrees with its power again", name)

@@ -512,11 +512,16 @@ def test_a_counter_that_is_given_up_or_wrong_is_named_once(
     fine = MeterState(METER, Reading(METER, 1))
     stalled = msgspec.structs.replace(fine, stalled=True)
     wrong = msgspec.structs.replace(fine, audit=Audit(verdict=Verdict.WRONG, ratio=0.9))
+    asked = msgspec.structs.replace(
+        fine, audit=Audit(verdict=Verdict.CANNOT_TELL, ratio=1.0, odd=((1.12, 3e8),))
+    )
+    states = [fine, stalled, stalled, fine, wrong, wrong, fine, asked, asked, fine]
     with caplog.at_level("INFO"):
-        for before, after in pairwise([fine, stalled, stalled, fine, wrong, wrong, fine]):
+        for before, after in pairwise(states):
             health.say_stalls(Books(meters={METER: before}), Books(meters={METER: after}))
             health.say_audits(Books(meters={METER: before}), Books(meters={METER: after}))
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [level for level, _ in said] == ["WARNING", "INFO", "WARNING", "INFO"]
+    assert [level for level, _ in said] == [*["WARNING", "INFO"] * 2, "WARNING"]
     assert all(f"gpu {METER.name}" in text for _, text in said)
     assert "shows 90 % of the energy integrated from power" in said[2][1]
+    assert "shows 112 % of the energy integrated from power at full load" in said[4][1]

@@ -8,9 +8,9 @@ what was learned for that load, and by many times its own error.
 
 A load may be in step with the sensor's window, which gives a ratio of 0.5 to 1.5 for minutes. At
 partial utilization the audit then cannot tell. At full utilization it is the counter that is wrong
-if it was never seen right at rest, where nothing is in step; if it changed while power did not; or
-if several loads of different power have the same ratio. Otherwise it may be the load, and the audit
-cannot tell.
+if it was wrong at rest, where nothing is in step; if it changed while power did not; or if several
+loads of different power have the same ratio. Otherwise it may be the load: the audit cannot tell,
+and names the counter as *in question*.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
         learnt: What is known for each load.
         verdict: The current verdict.
         ratio: The ratio of the last window judged (0: none).
-        proven: Whether the counter was seen right at rest since it began.
+        proven: Whether the counter was seen right at rest since it began (it is said, not judged:
+            it may be off under load alone).
         odd: The full loads under which it was off, since the last under which it was right: ratio,
             and microwatts by the counter.
 
@@ -108,14 +109,20 @@ class Audit(msgspec.Struct, frozen=True, gc=False, array_like=True):
     odd: tuple[tuple[float, float], ...] = ()
 
     @property
+    def in_question(self) -> float | None:
+        """The ratio of a counter that is off at full load, if that may be the load's doing."""
+        return self.odd[-1][0] if self.odd and self.verdict is not Verdict.WRONG else None
+
+    @property
     def said(self) -> str:
         """The displayed result: the ratio of counter to power, and the verdict."""
         if self.verdict is Verdict.NONE:
             return "cannot tell: not yet compared under one load for half a minute"
         if self.verdict is Verdict.CANNOT_TELL:
+            at_rest = ", though right at rest" if self.proven else ""
             return (
-                f"cannot tell: {self.ratio:.1%} of power, by the noise of its sensors or a load in "
-                "step with them"
+                f"cannot tell: {self.ratio:.1%} of power{at_rest}, by the counter, the noise of "
+                "its sensors or a load in step with them"
             )
         agrees = "agrees with power" if self.verdict is Verdict.SOUND else "wrong"
         return f"{agrees}: {self.ratio:.1%} of power"
@@ -197,8 +204,8 @@ def _judged(audit: Audit) -> Audit:
     odd, learnt, proven = audit.odd, audit.learnt, audit.proven
     if audit.load is Load.FULL:
         odd = _off(odd, window, blocks[-1][0])
-    is_steady = audit.load is Load.REST or not proven or len(odd) >= LEVELS or _changed(blocks)
-    if window.is_off and audit.load is not Load.PARTIAL and is_steady:
+    is_its_own = audit.load is Load.REST or len(odd) >= LEVELS or _changed(blocks)
+    if window.is_off and audit.load is not Load.PARTIAL and is_its_own:
         verdict = Verdict.WRONG
     elif audit.verdict is Verdict.WRONG and (
         verdict is Verdict.CANNOT_TELL or audit.load is Load.PARTIAL

@@ -104,7 +104,7 @@ class MeterState(msgspec.Struct, frozen=True, gc=False, array_like=True):
         """Return the audit for display: a counter that was given up is wrong."""
         if self.stalled:
             return Audit(verdict=Verdict.WRONG)
-        return Audit(verdict=self.audit.verdict, ratio=self.audit.ratio)
+        return msgspec.structs.replace(self.audit, since=None, blocks=(), learnt={})
 
 
 IMPLAUSIBLE = "implausible"

@@ -31,6 +31,11 @@ def test_counters_that_stand_still_or_run_wrong_are_named(tmp_path: Path) -> Non
             gpu("GPU-2"), Reading(gpu("GPU-2"), 1), audit=Audit(verdict=Verdict.SOUND, ratio=1.001)
         ),
         gpu("GPU-3"): MeterState(gpu("GPU-3"), Reading(gpu("GPU-3"), 1)),
+        gpu("GPU-4"): MeterState(
+            gpu("GPU-4"),
+            Reading(gpu("GPU-4"), 1),
+            audit=Audit(verdict=Verdict.CANNOT_TELL, ratio=1.0, odd=((1.12, 3e8),)),
+        ),
     }
     store = SqliteStore(tmp_path / "host/ledger.db", allow_volatile=True)
     store.load()
@@ -38,7 +43,9 @@ def test_counters_that_stand_still_or_run_wrong_are_named(tmp_path: Path) -> Non
     store.close()
     base = msgspec.structs.replace(site.config.ledger, path="/ledger.db")
     site = replace(site, config=msgspec.structs.replace(site.config, ledger=base))
-    still, wrong, fine = sorted(findings(site, counters), key=lambda f: f.found)
+    still, wrong, fine, asked = sorted(findings(site, counters), key=lambda f: f.found)
     assert still.status is wrong.status is Status.WARN and fine.status is Status.OK
+    assert asked.status is Status.WARN
+    assert "GPU-4" in asked.found and "shows 112% of the energy" in asked.found
     assert "GPU-0" in still.found and "does not advance" in still.found
     assert "shows 90% of the energy integrated from power" in wrong.found

@@ -109,7 +109,9 @@ def test_one_at_a_wrong_rate_is_named_within_a_minute_and_booked_as_it_counts(
 ) -> None:
     node = Node(bench([Gpu(idle_mw=watts * 1000)]), use)
     node.place.scenario.set_counter_rate(0, rate)
-    assert node.watch(60).audit.verdict is Verdict.WRONG
+    # Under load alone it may be the load, in step with the sensor.
+    verdict = Verdict.CANNOT_TELL if use else Verdict.WRONG
+    assert node.watch(60).audit.verdict is verdict
     assert node.state.audit.ratio == pytest.approx(rate, rel=0.02)
     assert f"{node.state.meter.name} shows {100 * rate:.0f} %" in caplog.text.replace("89", "90")
     assert node.read_j == pytest.approx(rate * node.true_j, rel=0.02)
