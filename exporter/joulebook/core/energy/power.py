@@ -43,7 +43,10 @@ OFF = 4
 """A counter that stood still is right if it caught up to within one part in this many."""
 
 LEAST_MW = 10 * MW_PER_W
-"""Below this, power is too coarse to doubt a counter."""
+"""Below this, power is too coarse to doubt the rate of a counter."""
+
+LEAST_STILL_MW = 1 * MW_PER_W
+"""Above this, a counter that stands still is in doubt: it should have moved by hundreds of mJ."""
 
 _63_BITS = (1 << 63) - 1
 
@@ -121,9 +124,10 @@ def is_doubted(before: Reading, now: Reading) -> bool:
     if counted is None:
         return before.energy_uj is not None and now.power_mw is not None
     drawn, duration_ns = drawn_uj(before, now), now.t_ns - before.t_ns
-    if drawn is None or duration_ns <= LAG_NS or drawn * PJ_PER_UJ < LEAST_MW * duration_ns:
+    least_mw = LEAST_MW if counted else LEAST_STILL_MW
+    if drawn is None or duration_ns <= LAG_NS or drawn * PJ_PER_UJ < least_mw * duration_ns:
         return False
-    if duration_ns < STALL_NS and now.power_mw is not None and now.power_mw < LEAST_MW:
+    if duration_ns < STALL_NS and now.power_mw is not None and now.power_mw < least_mw:
         return False
     return 0 <= SLOW * counted < drawn * (duration_ns - LAG_NS) // duration_ns
 

@@ -139,10 +139,43 @@ def test_a_load_that_ends_is_no_stall_though_power_is_a_mean_of_a_second() -> No
     assert books.total_j() == pytest.approx(books.card.true_j)
 
 
-def test_an_idle_card_of_little_power_is_left_alone() -> None:
-    books = Books(Card(8))
+@pytest.mark.parametrize("watts", [1.0, 2.0, 6.0, 9.9])
+def test_a_counter_that_stands_still_at_little_power_is_told_by_power(watts: float) -> None:
+    books = Books(Card(watts))
+    books.watch(20)
+    books.card.rate = 0
+    assert books.watch(WAIT_S).stalled
+    books.watch(40)
+    books.card.rate = 1
+    assert not books.watch(20).stalled
+    assert books.total_j() == pytest.approx(books.card.true_j, abs=watts)
+
+
+def test_an_idle_card_whose_power_is_next_to_nothing_is_left_alone() -> None:
+    books = Books(Card(0.9))
     books.card.rate = 0
     assert not books.watch(100).stalled
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 3.0])
+def test_the_rate_of_a_counter_at_little_power_is_left_alone(rate: float) -> None:
+    books = Books(Card(8))
+    books.card.rate = rate
+    books.watch(100)
+    assert (books.state.stalled, books.state.held) == (False, ())
+    assert {i.method for i in books.booked} == {Method.COUNTER}
+
+
+def test_a_counter_of_large_steps_at_little_power_is_believed() -> None:
+    books = Books(Card(3))
+    books.card.rate = 0
+    for _ in range(10):
+        books.watch(19)
+        books.card.shown_j += 60
+        books.watch(1)
+    assert not books.state.stalled
+    assert books.total_j() == pytest.approx(books.card.true_j)
+    assert {i.method for i in books.booked} == {Method.COUNTER}
 
 
 def test_a_counter_silent_for_more_than_a_minute_while_power_is_known() -> None:
