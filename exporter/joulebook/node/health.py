@@ -145,7 +145,7 @@ def say_audits(before: Books, after: Books) -> None:
             log.warning(
                 "the energy counter of %s shows %.0f %% of the energy integrated from power at "
                 "full load: it is off, or the load is in step with the power sensor. Half a minute "
-                "at rest, or under two other loads, may tell which",
+                "at rest, or under three other loads, may tell which",
                 name, 100 * in_question,
             )  # fmt: skip
         elif was_wrong and not is_wrong:

@@ -234,7 +234,7 @@ def counters(site: Site) -> Iterator[Finding]:
                 f"{name}: its energy counter shows {audit.in_question:.0%} of the energy "
                 "integrated from power at full load",
                 "It is off, or the load is in step with the power sensor: half a minute at rest, "
-                "or under two other loads, may tell which.",
+                "or under three other loads, may tell which.",
             )
         elif audit.ratio or (state.newest.energy_uj is not None and state.newest.by_power):
             yield ok(f"{name}: energy counter against power: {audit.said}")
