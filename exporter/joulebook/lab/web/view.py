@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from joulebook.core.evidence import Amount, summed
-from joulebook.core.money.amounts import Charge, Charges, Item, add
+from joulebook.core.money.amounts import NOTHING, Charge, Charges, Item, add
 from joulebook.core.report.dataset import (
     ReportData,
     ReportWorkload,
@@ -25,6 +25,7 @@ from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError, JoulebookError
 from joulebook.lab.collected import compact, months, report_query
 from joulebook.lab.collected.bills import BY_OWNER_BILLED, BY_OWNER_USED, exact, halves, wholes
+from joulebook.lab.collected.rollup import idle_from_s
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
 from joulebook.lab.report.sources import FOREVER_S
@@ -178,6 +179,15 @@ class LabView(BillView):
         ):
             more: Charges = {Charge(Item(item), currency): exact(sums)}
             paid[number] = add(paid.get(number, {}), more)
+        # On days that were billed before bills had the part for idle time.
+        if (first_s := idle_from_s(self._database)) > wanted.since_s:
+            for number, currency in self._database.rows(
+                f"SELECT DISTINCT w.id, u.currency {chosen.format(table='billed')}"
+                " AND u.day_s < ? AND u.item <> 'co2e'",
+                [*days, *values, first_s],
+            ):
+                more = {Charge(Item.IDLE_UNKNOWN, currency): NOTHING}
+                paid[number] = add(paid.get(number, {}), more)
         return self._put_together(of, paid)
 
     def _put_together(
