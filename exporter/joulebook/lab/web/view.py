@@ -12,20 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from joulebook.core.evidence import Amount, summed
-from joulebook.core.money.amounts import NOTHING, Charge, Charges, Item, add
-from joulebook.core.report.dataset import (
-    ReportData,
-    ReportWorkload,
-    Selection,
-    replay_warning,
-)
+from joulebook.core.money.amounts import Charge, Charges, Item, add
+from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection, replay_warning
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import WorkloadTotals, totals
 from joulebook.errors import InputError, JoulebookError
 from joulebook.lab.collected import compact, months, report_query
 from joulebook.lab.collected.bills import BY_OWNER_BILLED, BY_OWNER_USED, exact, halves, wholes
-from joulebook.lab.collected.rollup import idle_from_s
 from joulebook.lab.collected.schema import BilledOwner
 from joulebook.lab.figures import added
 from joulebook.lab.report.sources import FOREVER_S
@@ -172,22 +166,17 @@ class LabView(BillView):
         if len(of) > MOST_JOBS or sum(map(len, of.values())) > MOST_JOBS:
             raise InputError(_TOO_MANY, reason="too_many")
         paid: dict[int, Charges] = {}
+        billed = chosen.format(table="billed")
         for number, item, currency, *sums in self._database.rows(
-            f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
-            f" {chosen.format(table='billed')} GROUP BY w.id, u.item, u.currency",
-            [*days, *values],
+            f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')} {billed}"  # noqa: S608
+            " GROUP BY w.id, u.item, u.currency"
+            # On days that were billed before bills had the part for idle time.
+            f" UNION ALL SELECT DISTINCT w.id, '{Item.IDLE_UNKNOWN}', u.currency, 0, 0, 0, 0, 0, 0"
+            f" {billed} AND u.item <> 'co2e' AND u.day_s < (SELECT idle_from_s FROM closing)",
+            [*days, *values, *days, *values],
         ):
             more: Charges = {Charge(Item(item), currency): exact(sums)}
             paid[number] = add(paid.get(number, {}), more)
-        # On days that were billed before bills had the part for idle time.
-        if (first_s := idle_from_s(self._database)) > wanted.since_s:
-            for number, currency in self._database.rows(
-                f"SELECT DISTINCT w.id, u.currency {chosen.format(table='billed')}"
-                " AND u.day_s < ? AND u.item <> 'co2e'",
-                [*days, *values, first_s],
-            ):
-                more = {Charge(Item.IDLE_UNKNOWN, currency): NOTHING}
-                paid[number] = add(paid.get(number, {}), more)
         return self._put_together(of, paid)
 
     def _put_together(
