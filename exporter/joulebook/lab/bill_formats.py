@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from joulebook.core.money.amounts import IDLE_PARTS, Charge, Exact, Item
+from joulebook.core.money.amounts import IDLE_PARTS, INCLUDED, NOTHING, Charge, Charges, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import decimal
@@ -25,7 +25,7 @@ from joulebook.units import NS_PER_HOUR, UJ_PER_KWH
 COLUMNS = (
     "month", "account", "user", "experiment", "remainder", "entry", "late_for", "correction",
     "energy_kwh", "idle_kwh", "gpu_hours", "currency", "electricity", "credit", "hardware", "cost",
-    "co2e_kg",
+    "co2e_kg", "idle_gpu_hours", "idle_electricity", "idle_hardware",
 )  # fmt: skip
 
 
@@ -62,6 +62,11 @@ def as_csv(bill: MonthBill) -> str:
                 },
                 "cost": _money(net(line.billed).get(currency)),
                 "co2e_kg": _money(line.billed.get(CO2E)) if first else "",
+                "idle_gpu_hours": decimal(amount.idle_ns, NS_PER_HOUR) if first else "",
+                **{
+                    item: "" if value is None else _money(value)
+                    for item, value in _idle_parts(line.billed, currency).items()
+                },
             }
             writer.writerow(row)
     return out.getvalue().rstrip("\n")
@@ -122,6 +127,7 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
         "energy_uj": amount.energy_uj,
         "energy_uj_by_component": components,
         "idle_uj": amount.idle_uj,
+        "idle_ns": amount.idle_ns,
         "held_ns": amount.held_ns,
         "energy_kwh": decimal(amount.energy_uj, UJ_PER_KWH),
         "cost": {currency: _money(sum_) for currency, sum_ in sorted(net(paid).items())},
@@ -133,14 +139,24 @@ def _figures(lines: Sequence[BillLine]) -> dict[str, Any]:
                 "atoms": value.atoms,
             }
             for (item, currency), value in sorted(paid.items())
-            if item not in IDLE_PARTS.values()
+            if item not in INCLUDED
         ],
         "idle_cost": {
-            f"{item}_{currency}": _money(value)
-            for (item, currency), value in sorted(paid.items())
-            if item in IDLE_PARTS.values()
+            f"{item}_{currency}": None if value is None else _money(value)
+            for currency in sorted({currency for _, currency in paid} - {""})
+            for item, value in _idle_parts(paid, currency).items()
         },
         "co2e_kg": _money(paid.get(CO2E)) or None,
+    }
+
+
+def _idle_parts(paid: Charges, currency: str) -> dict[str, Exact | None]:
+    """Return the part for idle time of each item in a currency; `None`: not known."""
+    known = Charge(Item.IDLE_UNKNOWN, currency) not in paid
+    return {
+        part: paid.get(Charge(part, currency), NOTHING) if known else None
+        for item, part in IDLE_PARTS.items()
+        if Charge(item, currency) in paid
     }
 
 

@@ -65,7 +65,8 @@ def test_text(october: Node, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "Bill of 2026-10: open" in text
     assert "nlp/ada/bert" in text
-    head, *rows = text.splitlines()[2:]
+    head, *rows, _, idle = text.splitlines()[2:]
+    assert idle == "Allocated but idle: 0.0000 GPU-hours (0.0 GPU-seconds), 0 J"
     assert head.split("  ")[0] == "account / user / experiment"
     assert "energy (kWh)" in head and "cost (EUR)" in head
     assert rows[0].split() == ["nlp/ada/bert", "3.00", "6.00", "0.60", "-"]

@@ -32,7 +32,7 @@ from joulebook.commands.shared.text import LOWER_BOUND, energy, is_partial, mome
 from joulebook.config import Config, load
 from joulebook.config.rates import missing
 from joulebook.core.evidence import Remainder
-from joulebook.core.money.amounts import IDLE_PARTS, Charges, Exact, Item
+from joulebook.core.money.amounts import INCLUDED, Charges, Exact, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import Level, ReportLine, net, whole
 from joulebook.core.report.run_roles import RoleChoice
@@ -235,7 +235,7 @@ def _name(line: ReportLine) -> str:
 
 def _differ(old: Charges, new: Charges) -> dict[str, Exact]:
     """Return the difference in money; none if the new rates leave out what was booked."""
-    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT, *IDLE_PARTS.values()}
+    paid = {charge.item for charge in old} - {Item.CO2E, Item.CREDIT} - INCLUDED
     if not paid <= {charge.item for charge in new} | (
         {Item.ELECTRICITY} if _credited(new) else set()
     ):

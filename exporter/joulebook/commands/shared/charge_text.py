@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from joulebook.commands.shared.text import is_partial, moment, percent
+from joulebook.commands.shared.text import gpu_hours, is_partial, moment, percent
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import IDLE_PARTS, Charges, Item
+from joulebook.core.money.amounts import INCLUDED, Charges, Item
 from joulebook.core.money.rates import NANO, UG_PER_G
 from joulebook.core.report.rollup import net
 from joulebook.core.sanitize import one_line
@@ -18,7 +18,7 @@ from joulebook.lab.bill_formats import entry
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.bills import MonthBill, PeriodSum
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.figures import CO2E, FigureColumn, added, charges
+from joulebook.lab.figures import CO2E, FigureColumn, added, charges, idle_text
 from joulebook.terminal import Column, Screen, wrap
 from joulebook.units import NS_PER_HOUR
 
@@ -60,7 +60,6 @@ def figures(
 
 def as_object(bill: Charges) -> dict[str, Any]:
     """Return cost by currency and kind, its idle part, and CO2e in g (`null`: none charged)."""
-    idle = set(IDLE_PARTS.values())
 
     def money(items: Callable[[Item], bool]) -> dict[str, float]:
         return {
@@ -71,8 +70,8 @@ def as_object(bill: Charges) -> dict[str, Any]:
 
     return {
         "cost": {currency: amount.floor / NANO for currency, amount in net(bill).items()},
-        "by_kind": money(lambda item: item not in idle),
-        "idle_by_kind": money(lambda item: item in idle),
+        "by_kind": money(lambda item: item not in INCLUDED),
+        "idle_by_kind": money(lambda item: item in INCLUDED),
         "co2e_grams": bill[CO2E].floor / UG_PER_G if CO2E in bill else None,
     }
 
@@ -104,6 +103,11 @@ def show_bill(bill: MonthBill, screen: Screen, measured: Mapping[BilledOwner, fl
     rows.append(("total", "", bills.total(bill.lines)))
     for text in _table(("account / user / experiment", "entry"), rows, screen):
         screen.say(text)
+    held, paid = bills.total([line for line in bill.lines if not line.owner.remainder])
+    if held.held_ns:
+        screen.say()
+        said = f"Allocated but idle: {gpu_hours(held.idle_ns)}, {idle_text(held.idle_uj, paid)}"
+        screen.say(said.replace("\u202f", " "))
     if measured or bill.corrections:
         screen.say()
     for who, share in sorted(measured.items()):

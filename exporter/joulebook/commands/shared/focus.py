@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from joulebook.core.money.amounts import IDLE_PARTS, NOTHING, Charge, Exact, Item
+from joulebook.core.money.amounts import INCLUDED, NOTHING, Charge, Exact, Item
 from joulebook.core.money.rates import NANO
 from joulebook.core.report.serving import ServedModel
 from joulebook.core.units_text import decimal
@@ -66,7 +66,7 @@ def as_focus(bill: MonthBill, models: Iterable[ServedModel] = ()) -> str:
     for line in bill.lines:
         theirs = [] if line.correction or line.late_for else served.get(line.owner[1:], [])
         for charge, amount in sorted(line.billed.items()):
-            if charge.currency and charge.item not in IDLE_PARTS.values():
+            if charge.currency and charge.item not in INCLUDED:
                 for part in _parts(line, charge, amount, theirs):
                     writer.writerow(dict(_row(bill, line, charge, part)))
     return out.getvalue().rstrip("\n")

@@ -66,10 +66,15 @@ class Item(StrEnum):
     """The part of electricity or hardware cost for idle holding. It is included in these: never add
     it to them.
     """
+    IDLE_UNKNOWN = "idle_unknown"
+    """No amount: bills that were made before they had that part do not know it."""
 
 
 IDLE_PARTS = {Item.ELECTRICITY: Item.IDLE_ELECTRICITY, Item.HARDWARE: Item.IDLE_HARDWARE}
 """The items whose idle part is accrued, too, and the item of that part."""
+
+INCLUDED = frozenset({*IDLE_PARTS.values(), Item.IDLE_UNKNOWN})
+"""The items that are included in others: never add them to these."""
 
 
 class Charge(NamedTuple):

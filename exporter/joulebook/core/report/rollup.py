@@ -20,7 +20,7 @@ from joulebook.core.evidence import NO_EVIDENCE, ZERO, Amount, Method, Remainder
 from joulebook.core.money.accrual import Tariff, charge
 from joulebook.core.money.amounts import (
     ATOMS_PER_HELD,
-    IDLE_PARTS,
+    INCLUDED,
     NOTHING,
     Charge,
     Charges,
@@ -301,7 +301,7 @@ def net(bill: Charges) -> dict[str, Exact]:
     """Return money by currency: electricity and hardware minus credit."""
     sums: dict[str, Exact] = {}
     for (item, currency), amount in bill.items():
-        if item is not Item.CO2E and item not in IDLE_PARTS.values():
+        if item is not Item.CO2E and item not in INCLUDED:
             signed = Exact.of(-amount.atoms) if item is Item.CREDIT else amount
             sums[currency] = sums.get(currency, NOTHING).plus(signed)
     return sums

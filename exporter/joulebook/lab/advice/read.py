@@ -32,6 +32,7 @@ from joulebook.lab.collected import report_query
 from joulebook.lab.collected.bills import exact, halves, wholes
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.months import DAY_S
+from joulebook.lab.collected.statements import IDLE_ITEMS
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
 MOST_JOBS = 50_000
@@ -54,7 +55,7 @@ WHERE k.item IN ('idle_electricity', 'idle_hardware') AND c.undated = 0
 AND c.quarter_s >= ? AND c.quarter_s < ? AND c.workload IN (*)
 GROUP BY c.workload, k.item, k.currency
 """  # noqa: S608 - words of ours
-"""Bills do not have what idle time cost: it is a part of what they have."""
+"""Bills that were closed early do not have what idle time cost: charges always do."""
 
 
 class Rows(NamedTuple):
@@ -116,7 +117,8 @@ def _paid(
     paid: dict[int, Charges] = defaultdict(dict)
     for number, item, currency, *sums in database.rows(
         f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
-        f" {_CHOSEN.format(table='billed')} AND {rows.where} GROUP BY w.id, u.item, u.currency",
+        f" {_CHOSEN.format(table='billed')} AND NOT {IDLE_ITEMS} AND {rows.where}"
+        " GROUP BY w.id, u.item, u.currency",
         [span[0] // DAY_S * DAY_S, span[1], *rows.values],
     ):
         paid[number] = add(paid[number], {Charge(Item(item), currency): exact(sums)})

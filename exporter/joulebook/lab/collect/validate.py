@@ -137,8 +137,10 @@ def _kinds(page: PostingsPage) -> Iterator[tuple[str, str]]:
     yield from _unknown("component", Component, (row.component for row in page.meters))
     yield from _unknown("method", Method, (row.method for row in page.postings))
     yield from _unknown("remainder", Remainder, {name for _, name in _whose(page)} - {""})
-    yield from _unknown("item", Item, (row.item for row in page.charges))
-    yield from _unknown("item", Item, (row.item for row in page.charged))
+    items = {row.item for row in page.charges} | {row.item for row in page.charged}
+    yield from _unknown("item", Item, items)
+    if Item.IDLE_UNKNOWN in items:
+        yield "garbage", f"item {Item.IDLE_UNKNOWN}: no node books it"
     currencies = {row.currency for row in page.charges} | {row.currency for row in page.charged}
     for currency in currencies - {""}:
         if not is_currency(currency):

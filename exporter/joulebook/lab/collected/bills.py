@@ -58,7 +58,7 @@ SELECT remainder, account, person, experiment, correction, late_for, {columns}, 
 _USED = _entries(
     "month_used", "component", ("energy_uj", "idle_uj", "held_ns", "idle_ns"), "component"
 )
-_BILLED = _entries("month_billed", "item, currency", ("whole", "nano", "rest"), "item")
+_BILLED = _entries("month_charges", "item, currency", ("whole", "nano", "rest"), "item")
 
 
 # Whoever held GPUs for longer than is booked, as far as that is seen without reading quarter hours:
@@ -78,16 +78,19 @@ WHERE f.ended_utc_ns IS NULL OR u.held_ns * 1.005 < f.gpu_count * (
 """
 
 
-def _by_owner(name: str, columns: str) -> str:
+def _by_owner(sums: str, columns: str, *entries: str) -> str:
     """Return a month's sums by owner, and the corrections, which the sums do not have."""
-    return (
-        f"(SELECT month, owner, {columns} FROM month_{name} UNION ALL"  # noqa: S608
-        f" SELECT month, owner, {columns} FROM {name}_entries WHERE correction > 0) AS sums"
-    )
+    chosen = (f"{sums} ", *(f"{each} WHERE correction > 0" for each in entries))
+    parts = (f"SELECT month, owner, {columns} FROM {each}" for each in chosen)  # noqa: S608
+    return f"({' UNION ALL '.join(parts)}) AS sums"
 
 
-BY_OWNER_USED = _by_owner("used", "component, energy_uj, idle_uj, held_ns, idle_ns")
-BY_OWNER_BILLED = _by_owner("billed", "item, currency, whole, nano, rest")
+BY_OWNER_USED = _by_owner(
+    "month_used", "component, energy_uj, idle_uj, held_ns, idle_ns", "used_entries"
+)
+BY_OWNER_BILLED = _by_owner(
+    "month_charges", "item, currency, whole, nano, rest", "billed_entries", "idle_entries"
+)
 """What stands where a table does: months by owner, as the bill has them."""
 
 
@@ -170,7 +173,7 @@ def read(
         billed_, chosen
     ):
         exact = Exact.of(Exact(whole, nano, rest).atoms)
-        if correction or exact != NOTHING:
+        if correction or exact != NOTHING or item == Item.IDLE_UNKNOWN:
             here = line(BilledOwner(*who), correction, late_for)
             billed = add(here.billed, {Charge(Item(item), currency): exact})
             key = (here.owner, here.late_for, here.correction)
@@ -229,7 +232,7 @@ def by_month(
     for month, component, *sums in rows("month_used", "component", of_energy, "component"):
         found.setdefault(month, MonthSum({}, {})).used[component] = Amount(*wholes(sums))
     for month, item, currency, *sums in rows(
-        "month_billed", "item, currency", ("whole", "nano", "rest"), "item"
+        "month_charges", "item, currency", ("whole", "nano", "rest"), "item"
     ):
         charge = Charge(Item(item), currency)
         found.setdefault(month, MonthSum({}, {})).billed[charge] = exact(sums)

@@ -10,7 +10,7 @@ from joulebook.lab.collected.database import Database
 
 _ENERGY = halves("energy_uj")
 _PARTS = ", ".join(f"'{item}'" for item in IDLE_PARTS.values())
-"""Items included in others, and so not billed."""
+"""Items that bills did not always have."""
 _MONEY = halves("whole", "nano", "rest")
 
 
@@ -128,7 +128,8 @@ def _bills(database: Database) -> list[str]:
     charged = _by_key(
         database,
         f"SELECT ledger, item || ' ' || currency, {_MONEY} FROM charges"  # noqa: S608
-        f" JOIN kinds ON kinds.id = kind WHERE undated = 0 AND item NOT IN ({_PARTS})"
+        " JOIN kinds ON kinds.id = kind WHERE undated = 0"
+        f" AND (item NOT IN ({_PARTS}) OR quarter_s >= (SELECT idle_from_s FROM closing))"
         " GROUP BY 1, 2",
     )
     found += _months(database)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.core.money.amounts import NOTHING, Exact, Item
 from joulebook.core.workloads import is_reserved
 from joulebook.errors import InputError, LedgerError
 from joulebook.lab.collected import audit
@@ -157,19 +157,20 @@ def standing(database: Database, workload: int, owner: int, up_to: int) -> list[
         who,
     ):
         used[component] = used.get(component, ZERO).plus(Amount(*amount))
-    for item, currency, whole, nano, rest in database.rows(
-        "SELECT item, currency, whole, nano, rest FROM billed_entries"
-        " WHERE workload = ? AND owner = ? AND (month <= ? OR correction > 0)",
-        who,
-    ):
-        more = Exact.of(Exact(whole, nano, rest).atoms)
-        billed[item, currency] = billed.get((item, currency), NOTHING).plus(more)
+    for view in ("billed_entries", "idle_entries"):
+        for item, currency, *parts in database.rows(
+            f"SELECT item, currency, whole, nano, rest FROM {view}"  # noqa: S608
+            " WHERE workload = ? AND owner = ? AND (month <= ? OR correction > 0)",
+            who,
+        ):
+            more = Exact.of(Exact(*parts).atoms)
+            billed[item, currency] = billed.get((item, currency), NOTHING).plus(more)
     return [
         *(Transfer(component, amount) for component, amount in used.items() if amount != ZERO),
         *(
             Transfer(item=item, currency=currency, billed=amount)
             for (item, currency), amount in billed.items()
-            if amount != NOTHING
+            if amount != NOTHING or item == Item.IDLE_UNKNOWN
         ),
     ]
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.ledger.export import PostingsPage
-from joulebook.core.money.amounts import IDLE_PARTS, Exact
+from joulebook.core.ledger.export import OLDEST, PostingsPage
+from joulebook.core.money.amounts import Exact
 from joulebook.errors import InputError
 from joulebook.lab.collected import compact, forget, owners, renames
 from joulebook.lab.collected.database import Database, one_by_some
@@ -90,7 +90,7 @@ def take(
         ledger = _ledger(database, page, target, now_s, targets)
         if ledger is None:
             return None
-        rollup = Rollup(database, ledger, closed)
+        rollup = Rollup(database, ledger, closed, tells_idle=page.v > OLDEST)
         undated = _undated(page, now_s)
         database.have_months(
             {row.quarter_s for rows in (page.postings, page.charges, page.rates) for row in rows
@@ -284,11 +284,11 @@ def _charges(
             amount = before.plus(amount)
         new[key] = (amount, apart)
         more = Exact.of(amount.atoms - before.atoms)
-        if apart or row.item in IDLE_PARTS.values():
-            continue  # the idle part of a charge is billed with the charge
+        if apart:
+            continue
         if more.whole < 0:
             raise _fell(page, row.quarter_s, f"{before.floor} nano", f"{amount.floor} nano")
-        rollup.bill(row.quarter_s, who.workload, who.owner, row.item, row.currency, more)
+        rollup.bill(*key[:2], who.owner, row.item, row.currency, more)
     database.upsert(
         "charges",
         [(ledger, *key, *amount, int(apart)) for key, (amount, apart) in new.items()],

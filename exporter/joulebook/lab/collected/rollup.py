@@ -6,7 +6,7 @@ Closed months stay as they are.
 from __future__ import annotations
 
 from joulebook.core.evidence import ZERO, Amount
-from joulebook.core.money.amounts import NOTHING, Exact
+from joulebook.core.money.amounts import IDLE_PARTS, INCLUDED, NOTHING, Exact, Item
 from joulebook.lab.collected.database import Database, one_by_some
 from joulebook.lab.collected.months import DAY_S, after, month_of
 
@@ -68,13 +68,24 @@ def _late_for(month: int, day_s: int) -> int:
     return 0 if month_of(day_s) == month else month_of(day_s)
 
 
+def idle_from_s(database: Database) -> int:
+    """Return the UTC second from which on bills have the part of each cost for idle time."""
+    ((begin_s,),) = database.rows("SELECT idle_from_s FROM closing")
+    return int(begin_s)
+
+
 class Rollup:
     """Amounts to add to the bills of one ledger, in the caller's transaction."""
 
-    def __init__(self, database: Database, ledger: int, closed_to: int) -> None:
+    def __init__(
+        self, database: Database, ledger: int, closed_to: int, *, tells_idle: bool = True
+    ) -> None:
+        """`tells_idle`: whether its node tells which part of a cost is for idle time."""
         self._database = database
         self._ledger = ledger
         self._closed_to = closed_to
+        self._tells_idle = tells_idle
+        self._idle_from_s = idle_from_s(database)
         self._used: Used = {}
         self._billed: Billed = {}
         self._late: set[tuple[int, int]] = set()
@@ -95,10 +106,14 @@ class Rollup:
     def bill(
         self, when_s: int, workload: int, owner: int, item: str, currency: str, more: Exact
     ) -> None:
-        """Money or CO2e of an instant."""
-        if more != NOTHING:
+        """Money or CO2e of an instant, or the part of money that is for idle time."""
+        if item in INCLUDED and when_s < self._idle_from_s:
+            return
+        if more != NOTHING or item == Item.IDLE_UNKNOWN:
             key = (*self._place(when_s, workload), workload, owner, item, currency)
             self._billed[key] = self._billed.get(key, NOTHING).plus(more)
+        if item in IDLE_PARTS and workload and not self._tells_idle:
+            self.bill(when_s, workload, owner, Item.IDLE_UNKNOWN, currency, NOTHING)
 
     def write(self) -> None:
         """Add the amounts to the bills."""

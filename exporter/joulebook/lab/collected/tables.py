@@ -32,7 +32,7 @@ from joulebook.lab.collected.statements import (
     statements,
 )
 
-HEAD = "0016"
+HEAD = "0017"
 """The revision of these tables."""
 
 METADATA = MetaData()
@@ -201,9 +201,12 @@ Table(
     PrimaryKeyConstraint("month", "owner", "late_for", "item", "currency"),
 )  # fmt: skip
 # The last month that is closed; 0: none is. All that writes to bills locks this row first.
+# And the first month, with the UTC second of its begin, whose bills have the part of each cost that
+# is for idle time (0: all have it). Months that were closed before are not added to.
 Table(
     "closing", METADATA, Column("one", Integer, CheckConstraint("one = 1"), primary_key=True,
-                                autoincrement=False), *_ints("closed_to"),
+                                autoincrement=False),
+    *_ints("closed_to"), _number("idle_from", default=0), *_longs("idle_from_s", default=0),
 )  # fmt: skip
 Table(
     "periods", METADATA, Column("month", Integer, primary_key=True, autoincrement=False),
@@ -317,7 +320,7 @@ def create(connection: sa.Connection) -> None:
     for statement in (
         *(other_partition(name) for name in QUARTERLY if connection.dialect.name == "postgresql"),
         *VIEWS,
-        "INSERT INTO closing VALUES (1, 0)",
+        "INSERT INTO closing VALUES (1, 0, 0, 0)",
         f"INSERT INTO joulebook_schema VALUES ({int(HEAD)})",  # noqa: S608
         *statements(f"closed.{connection.dialect.name}"),
         *kept_closed(connection.dialect.name, "used", "billed", "month_used", "month_billed"),

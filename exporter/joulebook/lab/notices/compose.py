@@ -6,7 +6,7 @@ name nobody, since a channel has more readers than the account's coordinators.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -18,7 +18,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.core.units_text import decimal
 from joulebook.lab.collected import bills, months
 from joulebook.lab.collected.database import Database
-from joulebook.lab.figures import figures
+from joulebook.lab.figures import NOT_KNOWN, Figures, figures
 from joulebook.lab.web.present import day
 from joulebook.lab.web.view import Booked, JobFilter, LabView
 from joulebook.lab.web.viewer import Viewer
@@ -151,7 +151,7 @@ def _idle(
                 each.job.display or each.job.id.workload,
                 f"{decimal(each.amount.idle_ns, NS_PER_HOUR)} GPU-hours idle",
                 f"of {decimal(each.amount.held_ns, NS_PER_HOUR)}",
-                _money(figures(each.by_component, each.charges).idle_cost),
+                _idle_money(figures(each.by_component, each.charges)),
             )
             for each in lines[:_MOST_ROWS]
         ),
@@ -162,7 +162,7 @@ def _idle(
         ("Allocated but idle", f"{decimal(told.idle_ns, NS_PER_HOUR)} GPU-hours"),
         ("Allocated", f"{told.gpu_hours} GPU-hours"),
         ("Jobs that idled", f"{len(lines)}"),
-        ("Cost of it", _money(told.idle_cost)),
+        ("Cost of it", _idle_money(told)),
         ("Energy of it", f"{decimal(told.idle_uj, UJ_PER_KWH)} kWh"),
     ]
     title = f"GPUs of {_whose(key)} allocated but idle on {when}"
@@ -190,13 +190,22 @@ def _facts(amounts: dict[str, Amount], charges: Charges) -> list[tuple[str, str]
         ("GPU time", f"{told.gpu_hours} GPU-hours"),
         ("Allocated but idle", f"{decimal(told.idle_ns, NS_PER_HOUR)} GPU-hours"),
         ("Cost", _money(told.cost)),
-        ("Cost of idle allocations", _money(told.idle_cost)),
-        ("CO2e", "not known" if told.co2e_kg is None else f"{told.co2e_kg} kg"),
+        ("Cost of idle allocations", _idle_money(told)),
+        ("CO2e", NOT_KNOWN if told.co2e_kg is None else f"{told.co2e_kg} kg"),
     ]  # fmt: skip
 
 
-def _money(amounts: dict[str, str]) -> str:
-    return " and ".join(f"{value} {name}" for name, value in amounts.items()) or "not known"
+def _money(amounts: Mapping[str, str | None]) -> str:
+    told = [f"{value} {name}" for name, value in amounts.items()]
+    return NOT_KNOWN if None in amounts.values() else " and ".join(told) or NOT_KNOWN
+
+
+def _idle_money(told: Figures) -> str:
+    """Say what idle time cost, and what of that is hardware."""
+    if not (told.idle_ns or told.idle_uj):
+        return "none"
+    cost, hardware = map(_money, (told.idle_cost, told.idle_hardware))
+    return cost if NOT_KNOWN in {cost, hardware} else f"{cost}, of it hardware {hardware}"
 
 
 def _notice(

@@ -13,7 +13,7 @@ from joulebook.core.money.amounts import Charges, total
 from joulebook.lab.bill_formats import entry
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import BilledOwner
-from joulebook.lab.figures import added
+from joulebook.lab.figures import added, idle_columns
 from joulebook.lab.web import bill_api, present
 from joulebook.lab.web.api import Known, Month, Name, TheLab
 from joulebook.lab.web.bill_api import MonthOrOpen
@@ -147,4 +147,5 @@ def _columns(rows: list[_Row]) -> list[TableColumn]:
     return [
         *(column for column in columns if any(column.cells)),
         *present.figure_columns([(row.amount, row.charges) for row in rows]),
+        *(TableColumn(*each) for each in idle_columns([row.charges for row in rows])),
     ]

@@ -9,13 +9,13 @@ from urllib.parse import quote, urlencode
 
 from joulebook.core import units_text
 from joulebook.core.evidence import Amount
-from joulebook.core.money.amounts import Charges, Exact, Item, total
+from joulebook.core.money.amounts import Charges, total
 from joulebook.core.report.dataset import ReportWorkload
 from joulebook.core.report.rollup import net
 from joulebook.core.units_text import ENERGY, in_column
 from joulebook.lab.collected import months
 from joulebook.lab.collected.schema import MonthSum
-from joulebook.lab.figures import CO2E, added, charges, idle_cost, money_columns
+from joulebook.lab.figures import CO2E, added, charges, idle_columns, idle_text
 from joulebook.lab.web.view import JobLine, OwnerUsage
 from joulebook.units import NS_PER_HOUR, NS_PER_S
 
@@ -73,35 +73,7 @@ def _said_co2e(lines: Sequence[OwnerUsage]) -> str:
 
 def _said_idle(lines: Sequence[OwnerUsage]) -> str:
     used = [line for line in lines if not line.owner.remainder]
-    energy = units_text.energy(sum(line.amount.idle_uj for line in used))
-    exact = idle_cost(_charges(used))
-    if exact:
-        hardware = {c: v for (item, c), v in _charges(used).items() if item is Item.IDLE_HARDWARE}
-        parts = [
-            f"{units_text.money(value.floor, currency)}"
-            + (f" ({units_text.money(hardware[currency].floor, currency)} of it hardware)"
-               if currency in hardware else "")
-            for currency, value in sorted(exact.items())
-        ]  # fmt: skip
-        return ", ".join([energy, *parts])
-    costs = sorted(_idle_hardware(used).items())
-    return ", ".join(
-        [energy, *(f"about {units_text.money(v.floor, c)} of hardware" for c, v in costs)]
-    )
-
-
-def _idle_hardware(lines: Sequence[OwnerUsage]) -> dict[str, Exact]:
-    """Return what hardware cost while it idled: the share of time, as bills do not list it.
-
-    Exact where an experiment held GPUs of one price; the page of a job has it as booked.
-    """
-    atoms: dict[str, int] = {}
-    for line in lines:
-        for (item, currency), value in line.charges.items():
-            if item is Item.HARDWARE and line.amount.held_ns and line.amount.idle_ns:
-                idle = value.atoms * line.amount.idle_ns // line.amount.held_ns
-                atoms[currency] = atoms.get(currency, 0) + idle
-    return {currency: Exact.of(value) for currency, value in atoms.items()}
+    return idle_text(sum(line.amount.idle_uj for line in used), _charges(used))
 
 
 def _said_remainder(lines: Sequence[OwnerUsage]) -> str:
@@ -228,12 +200,11 @@ def idle_jobs(lines: Sequence[JobLine]) -> list[TableColumn]:
     named = [column for column in jobs(lines) if column.title in {"job", "name", "experiment"}]
     _, hours = in_column([line.amount.idle_ns for line in lines], ((NS_PER_HOUR, ""),), decimals=2)
     shares = [f"{line.amount.idle_ns / (line.amount.held_ns or 1):.0%}" for line in lines]
-    costs = money_columns("cost of idle time", [idle_cost(line.charges) for line in lines])
     return [
         *named,
         TableColumn("idle GPU-hours", hours),
         TableColumn("of its time", shares),
-        *(TableColumn(*each) for each in costs if set(each.cells) != {"-"}),
+        *(TableColumn(*each) for each in idle_columns([line.charges for line in lines])),
     ]
 
 

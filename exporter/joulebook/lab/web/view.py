@@ -13,12 +13,7 @@ import msgspec
 
 from joulebook.core.evidence import Amount, summed
 from joulebook.core.money.amounts import Charge, Charges, Item, add
-from joulebook.core.report.dataset import (
-    ReportData,
-    ReportWorkload,
-    Selection,
-    replay_warning,
-)
+from joulebook.core.report.dataset import ReportData, ReportWorkload, Selection, replay_warning
 from joulebook.core.report.parts import put_together
 from joulebook.core.report.rollup import own_rates
 from joulebook.core.report.runs import WorkloadTotals, totals
@@ -171,10 +166,14 @@ class LabView(BillView):
         if len(of) > MOST_JOBS or sum(map(len, of.values())) > MOST_JOBS:
             raise InputError(_TOO_MANY, reason="too_many")
         paid: dict[int, Charges] = {}
+        billed = chosen.format(table="billed")
         for number, item, currency, *sums in self._database.rows(
-            f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')}"
-            f" {chosen.format(table='billed')} GROUP BY w.id, u.item, u.currency",
-            [*days, *values],
+            f"SELECT w.id, u.item, u.currency, {halves('whole', 'nano', 'rest')} {billed}"  # noqa: S608
+            " GROUP BY w.id, u.item, u.currency"
+            # On days that were billed before bills had the part for idle time.
+            f" UNION ALL SELECT DISTINCT w.id, '{Item.IDLE_UNKNOWN}', u.currency, 0, 0, 0, 0, 0, 0"
+            f" {billed} AND u.item <> 'co2e' AND u.day_s < (SELECT idle_from_s FROM closing)",
+            [*days, *values, *days, *values],
         ):
             more: Charges = {Charge(Item(item), currency): exact(sums)}
             paid[number] = add(paid.get(number, {}), more)

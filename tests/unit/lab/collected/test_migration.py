@@ -21,6 +21,7 @@ from joulebook.core.evidence import Amount
 from joulebook.core.ledger.export import VERSION, PostingsPage
 from joulebook.core.money.amounts import Exact
 from joulebook.core.report.dataset import Selection
+from joulebook.core.report.rollup import net
 from joulebook.errors import InputError, LedgerError, LedgerTooNew
 from joulebook.lab.collected import bills, check, ingest, renames
 from joulebook.lab.collected.database import MIGRATIONS, Database, connect, opened
@@ -330,7 +331,8 @@ def test_the_idle_part_of_a_charge_is_billed_once(url: str) -> None:
     with opened(url) as database:
         ingest.take(database, page, "n1", NOW_S)
         _, paid = bills.total(bills.bill(database, 202611).lines)
-        assert [(item.value, amount.whole) for (item, _), amount in paid.items()] == [
-            ("electricity", 5)
-        ]
+        assert {item.value: amount.whole for (item, _), amount in paid.items()} == {
+            "electricity": 5, "idle_electricity": 3,
+        }  # fmt: skip
+        assert {currency: amount.whole for currency, amount in net(paid).items()} == {"EUR": 5}
         assert check.check(database).good
