@@ -248,7 +248,8 @@ def _sci(operational: Figure, embodied: Figure, count: int, about: About) -> Fig
         return Figure(None, unit, unknown=embodied.unknown)
     low, high = (footprint.sci(operational.value, m, units) for m in (embodied.low, embodied.high))
     is_default = operational.default or embodied.default
-    note = f"SCI v1.1: (E x I + M) / R, R = {units:g} {about.unit or 'runs'}"
+    name = about.unit or ("run" if units == 1 else "runs")
+    note = f"SCI v1.1: (E x I + M) / R, R = {units:g} {name}"
     return Figure((low + high) / 2, unit, low, high, is_default, note=note)
 
 

@@ -64,7 +64,8 @@ def _day(iso: str) -> str:
 def _ran(statement: Statement) -> Iterator[str]:
     what = statement.inventory
     gpus = _enumerated(f"{gpu.count or ''} {gpu.model}".strip() for gpu in what.gpus)
-    on = f" on {gpus} GPUs" if what.gpus else ""
+    noun = "GPU" if [gpu.count for gpu in what.gpus] == [1] else "GPUs"
+    on = f" on {gpus} {noun}" if what.gpus else ""
     where = f" in {what.region}" if what.region else ""
     when = ""
     if what.started_utc:

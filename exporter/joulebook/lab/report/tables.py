@@ -218,11 +218,14 @@ def _count(value: int | None) -> str:
 def key_figures(statement: Statement) -> DataTable:
     """Return the figures that papers are asked for, where no stages are known."""
     energy, carbon = statement.energy, statement.carbon
+    hosts = wording.hosts_share(statement)
+    but = f" ({hosts})" if hosts else ""
+    nodes = [(f"Energy of nodes{but}", energy.it)] if energy.host.value is not None else []
     shown: list[tuple[str, Figure]] = [
         ("GPU-hours", statement.inventory.gpu_hours),
         ("Energy of accelerators", energy.gpu),
-        ("Energy of nodes", energy.it),
-        ("Energy of the facility", energy.facility),
+        *nodes,
+        (f"Energy of the facility{but}", energy.facility),
         ("CO2e, location-based", carbon.location_based),
         ("CO2e, embodied", carbon.embodied),
         ("Water", carbon.water),

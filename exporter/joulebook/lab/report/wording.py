@@ -118,6 +118,14 @@ def run_count(count: int) -> str:
     return "1 run" if count == 1 else f"{count:,} runs"
 
 
+def hosts_share(statement: Statement) -> str:
+    """Return for how much of the GPU time the energy of hosts is in it: empty if for all."""
+    if statement.energy.host.value is None:
+        return "hosts not measured"
+    host = statement.quality.host.value or 0.0
+    return f"hosts measured for {percent(host)} of the GPU-hours" if host < 100 else ""
+
+
 def span(statement: Statement) -> str:
     """Return the requested time range."""
     since = statement.since_utc or "the start of the ledger"

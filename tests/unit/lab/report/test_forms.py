@@ -20,6 +20,8 @@ from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.cyclonedx import activity
 from joulebook.lab.report.model import Figure, Statement
+from joulebook.lab.report.short import short
+from joulebook.lab.report.tables import key_figures
 
 ABOUT = About(params=110e6, tokens=3e9, flops=1.98e18, metric="accuracy", value=0.92)
 
@@ -152,3 +154,45 @@ def test_no_name_breaks_the_form_of_the_eu() -> None:
         text = renderer("eu-gpai")(each)
         assert len(text.splitlines()) == usual, name
         assert not re.search(r"(?<!\\)`|<(?!!-- -->)", text), name
+
+
+@pytest.mark.parametrize(
+    ("host", "percent", "said"),
+    [
+        (None, 0.0, "hosts not measured"),
+        (3.0, 25.0, "hosts measured for 25.0 % of the GPU-hours"),
+        (3.0, 100.0, ""),
+    ],
+)
+def test_no_energy_is_the_nodes_whose_hosts_were_not_measured(
+    host: float | None, percent: float, said: str
+) -> None:
+    whole = made(about=ABOUT)
+    replace = msgspec.structs.replace
+    each = replace(
+        whole,
+        energy=replace(whole.energy, host=Figure(host, "kWh")),
+        quality=replace(whole.quality, host=Figure(percent, "%")),
+    )
+    rows = [row[0] for row in key_figures(each).rows]
+    suffix = f" ({said})" if said else ""
+    assert (f"Energy of nodes{suffix}" in rows) is (host is not None)
+    assert f"Energy of the facility{suffix}" in rows
+    for form in ("hf", "cyclonedx", "spdx"):
+        text = renderer(form)(each)
+        assert ("hosts measured for" in text or "hosts not measured" in text) is bool(said), form
+        assert said in " ".join(text.split()), form
+
+
+def test_one_run_on_one_gpu_is_not_many() -> None:
+    whole = made()
+    replace = msgspec.structs.replace
+    (gpus,) = whole.inventory.gpus
+    each = replace(
+        whole,
+        counts=replace(whole.counts, total=1),
+        inventory=replace(whole.inventory, gpus=[replace(gpus, count=1, model="NVIDIA H100")]),
+    )
+    assert "comprised 1 run (40.00 GPU-hours) on 1 NVIDIA H100 GPU on 1 January" in short(each)[0]
+    for form in ("hf", "boamps"):
+        assert re.search(r"\b1 run\b", renderer(form)(each)), form

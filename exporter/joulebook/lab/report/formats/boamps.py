@@ -14,7 +14,7 @@ from typing import Any
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.wording import NOT_KNOWN, sentence
+from joulebook.lab.report.wording import NOT_KNOWN, run_count, sentence
 
 _SPACE = uuid.UUID("6f1f5b0a-6a55-4c5e-9d3b-3a1c6f3d7e21")
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -55,8 +55,8 @@ def report(statement: Statement) -> dict[str, Any]:
                 }
             ],
             "taskDescription": one_line(
-                f"{statement.title}: {statement.counts.total} runs, failed and excluded ones too"
-                + "".join(f"; {sentence(text)}" for text in statement.warnings),
+                f"{statement.title}: {run_count(statement.counts.total)}, failed and excluded ones "
+                "too" + "".join(f"; {sentence(text)}" for text in statement.warnings),
                 500,
             ),
         },

@@ -12,7 +12,7 @@ from typing import Any
 from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.model import StageRow, Statement
-from joulebook.lab.report.wording import NOT_KNOWN, significant
+from joulebook.lab.report.wording import NOT_KNOWN, hosts_share, significant
 
 SPEC_VERSION = "1.6"
 """1.7 has the same objects."""
@@ -88,7 +88,8 @@ def document(statement: Statement) -> dict[str, Any]:
 
 
 def _consumed(statement: Statement, row: StageRow) -> dict[str, Any]:
-    at_facility = row.facility_kwh is not None
+    boundary = "machines, without PUE" if row.facility_kwh is None else "facility"
+    hosts = hosts_share(statement)
     kwh = row.energy_kwh if row.facility_kwh is None else row.facility_kwh
     energy = {"value": significant(kwh), "unit": "kWh"}
     found: dict[str, Any] = {
@@ -106,7 +107,7 @@ def _consumed(statement: Statement, row: StageRow) -> dict[str, Any]:
             stage=row.stage,
             runs=row.runs,
             gpu_hours=f"{row.gpu_hours:.6g}",
-            boundary="facility" if at_facility else "machines, without PUE",
+            boundary=boundary + (f", {hosts}" if hosts else ""),
             water_l=None if row.water_l is None else f"{row.water_l:.6g}",
         ),
     }

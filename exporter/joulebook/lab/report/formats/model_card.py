@@ -13,7 +13,7 @@ from joulebook.core.sanitize import one_line
 from joulebook.errors import ConfigError
 from joulebook.lab.report.cost_carbon import G_PER_KG
 from joulebook.lab.report.model import Statement
-from joulebook.lab.report.wording import number, significant
+from joulebook.lab.report.wording import hosts_share, number, run_count, significant
 
 
 def render(statement: Statement) -> str:
@@ -49,8 +49,9 @@ def _source(statement: Statement) -> str:
     facility = energy.facility if energy.facility.value is not None else energy.it
     of = "facility" if energy.facility.value is not None else "machines"
     how = "recorded trace, not measured" if statement.recorded_trace else "measured"
+    hosts = f", {share}" if (share := hosts_share(statement)) else ""
     mark = ", by a default carbon intensity" if statement.carbon.location_based.default else ""
     return (
         f"{statement.made_by}: {how}, {number(facility.value or 0)} kWh of the {of} over "
-        f"{statement.counts.total} runs{mark}"
+        f"{run_count(statement.counts.total)}{hosts}{mark}"
     )

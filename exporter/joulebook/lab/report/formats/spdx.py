@@ -13,6 +13,7 @@ from joulebook import __version__
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.formats.cyclonedx import activity
 from joulebook.lab.report.model import StageRow, Statement
+from joulebook.lab.report.wording import hosts_share
 
 CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
 _SPACE = uuid.UUID("0c6f6a7e-44f5-4f5d-8d7e-d7b0f4f0a9a1")
@@ -99,8 +100,9 @@ def _comment(statement: Statement) -> str:
     total = statement.stages.total
     where = "the facility" if total.facility_kwh is not None else "the machines, without PUE"
     how = "Played from a recorded trace" if statement.recorded_trace else "Measured"
+    hosts = f" ({share})" if (share := hosts_share(statement)) else ""
     stages = ", ".join(f"{row.stage} ({row.percent:.1f} %)" for row in statement.stages.rows)
     return (
-        f"{how} by joulebook {__version__}; energy of {where}, failed runs among it; by stage: "
-        f"{stages}"
+        f"{how} by joulebook {__version__}; energy of {where}{hosts}, failed runs among it; "
+        f"by stage: {stages}"
     )
