@@ -141,10 +141,15 @@ def _of_stages(statement: Statement) -> str:
     where = "the machines, without PUE"
     if stages.total.facility_kwh is not None:
         where = "the facility"
-    said = f"Energy is that of {where}; runs of any outcome are in it."
+    said = f"Energy is that of {where}{_but(statement)}; runs of any outcome are in it."
     if stages.lost.runs:
         said += " Without a result: failed, cancelled and preempted runs."
     return said
+
+
+def _but(statement: Statement) -> str:
+    hosts = wording.hosts_share(statement)
+    return f" ({hosts})" if hosts else ""
 
 
 _OUTCOMES = ("completed", "failed", "cancelled", "preempted", "running", "not_known")
@@ -218,8 +223,7 @@ def _count(value: int | None) -> str:
 def key_figures(statement: Statement) -> DataTable:
     """Return the figures that papers are asked for, where no stages are known."""
     energy, carbon = statement.energy, statement.carbon
-    hosts = wording.hosts_share(statement)
-    but = f" ({hosts})" if hosts else ""
+    but = _but(statement)
     nodes = [(f"Energy of nodes{but}", energy.it)] if energy.host.value is not None else []
     shown: list[tuple[str, Figure]] = [
         ("GPU-hours", statement.inventory.gpu_hours),

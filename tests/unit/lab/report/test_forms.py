@@ -21,7 +21,7 @@ from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.cyclonedx import activity
 from joulebook.lab.report.model import Figure, Statement
 from joulebook.lab.report.short import short
-from joulebook.lab.report.tables import key_figures
+from joulebook.lab.report.tables import by_stage, key_figures
 
 ABOUT = About(params=110e6, tokens=3e9, flops=1.98e18, metric="accuracy", value=0.92)
 
@@ -178,6 +178,9 @@ def test_no_energy_is_the_nodes_whose_hosts_were_not_measured(
     suffix = f" ({said})" if said else ""
     assert (f"Energy of nodes{suffix}" in rows) is (host is not None)
     assert f"Energy of the facility{suffix}" in rows
+    page = renderer("html")(each).replace("&nbsp;", " ")
+    assert by_stage(each).notes[0].startswith(f"Energy is that of the facility{suffix};")
+    assert (f"at the facility, {said}" in page) is bool(said)
     for form in ("hf", "cyclonedx", "spdx"):
         text = renderer(form)(each)
         assert ("hosts measured for" in text or "hosts not measured" in text) is bool(said), form

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from joulebook.lab.report.document import Bar, document
 from joulebook.lab.report.formats.templates import template
 from joulebook.lab.report.model import Figure, Statement
-from joulebook.lab.report.wording import figure, quantity
+from joulebook.lab.report.wording import figure, hosts_share, quantity
 from joulebook.metrics.page.markup import text as html_text
 
 _SYMBOL = re.compile(r"\bE_(gpu|host|idle|it|fac|best|sweep|project)\b")
@@ -51,9 +51,10 @@ def escape(text: str, most: int = 1_000) -> str:
 def _cards(statement: Statement) -> Iterator[tuple[str, str]]:
     energy, carbon = statement.energy, statement.carbon
     facility = energy.facility.value is not None
+    where = "at the facility" if facility else "of the machines"
+    hosts = hosts_share(statement)
     shown: list[tuple[str, Figure]] = [
-        ("at the facility" if facility else "of the machines",
-         energy.facility if facility else energy.it),
+        (f"{where}, {hosts}" if hosts else where, energy.facility if facility else energy.it),
         ("emitted, location-based", carbon.location_based),
         *((each.kind, each.cost) for each in statement.cost),
         ("held by runs", statement.inventory.gpu_hours),
