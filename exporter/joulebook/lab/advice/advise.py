@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -94,19 +95,30 @@ def _missing(
 
 
 def ranked(lines: Sequence[Advice], by: SortBy) -> list[Advice]:
-    """Return lines by their saving, those that claim none last."""
+    """Return lines by their saving, those that claim none last.
+
+    Money is compared within a currency: that of most lines comes first.
+    """
+    lines_in = Counter(
+        currency for line in lines if line.saving is not None for currency in line.saving.money
+    )
+    order = sorted(lines_in, key=lambda currency: (-lines_in[currency], currency))
+
+    def currency_of(saving: Saving) -> int:
+        return next((n for n, each in enumerate(order) if each in saving.money), len(order))
+
     sizes: dict[SortBy, Callable[[Saving], int]] = {
-        "money": lambda saving: sum(saving.money.values()),
+        "money": lambda saving: next((saving.money[c] for c in order if c in saving.money), 0),
         "kwh": lambda saving: saving.energy_uj,
         "co2e": lambda saving: saving.co2e_ug or 0,
     }
 
-    def rank(line: Advice) -> tuple[bool, int, int, str, AdviceKind]:
+    def rank(line: Advice) -> tuple[bool, int, int, int, str, AdviceKind]:
         saving = line.saving or Saving()
-        of = sizes[by](saving)
         return (
             line.saving is None,
-            -of,
+            currency_of(saving) if by == "money" else 0,
+            -sizes[by](saving),
             -saving.energy_uj,
             f"{line.cluster} {line.labels}",
             line.kind,

@@ -246,31 +246,33 @@ def curves(
 ) -> dict[str, SiteCurves]:
     """Return the curves of each cluster until now, as one of its nodes was charged, and to come.
 
-    `rates` are those of this machine's feeds, of which only what is after the ledger counts; `kind`
-    is that of the price (`rates.price.kind`).
+    `rates` are those of this machine's feeds, of which only what is after the ledger counts, and
+    only where that cluster was charged by the same source: another zone's prices are not its own.
+    `kind` is that of the price (`rates.price.kind`).
     """
     found = {}
     for cluster, ledger in _longest(database, span).items():
         values: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        currency, sources, pues = "", set[str](), []
+        sources: dict[str, set[str]] = defaultdict(set)
+        currency, pues = "", []
         edges = [span[0] // HOUR_S * HOUR_S - HISTORY_H * HOUR_S, now_s]
         for quarter_s, quantity, value, unit, source in database.rows(_USED, [ledger, *edges]):
             values[quantity][quarter_s // HOUR_S].append(value)
+            sources[quantity].add(source)
             if quantity == "price":
                 currency = unit.removeprefix("n").partition("/")[0]
-                sources.add(source)
             elif quantity == "pue":
                 pues.append(value)
-        is_market = bool(sources) and all(each.startswith(_DAY_AHEAD) for each in sources)
+        of_price = sources["price"]
+        is_market = bool(of_price) and all(each.startswith(_DAY_AHEAD) for each in of_price)
         price_known: KnownUntil = nothing_ahead
         if is_market:  # Whatever this machine has a tariff for.
             price_known = day_ahead
         elif kind in {"schedule", "constant"}:
             price_known = all_ahead
         found[cluster] = SiteCurves(
-            _planner(values["price"], rates.price if currency == rates.currency else StepCurve(),
-                     price_known),
-            _planner(values["carbon"], rates.carbon, nothing_ahead),
+            _planner(values["price"], rates.price, of_price, price_known),
+            _planner(values["carbon"], rates.carbon, sources["carbon"], nothing_ahead),
             currency,
             sum(pues) / len(pues) / PPM if pues else 1.0,
         )  # fmt: skip
@@ -290,9 +292,11 @@ def _longest(database: Database, span: tuple[int, int]) -> dict[str, int]:
 
 
 def _planner(
-    used: Mapping[int, Sequence[int]], to_come: StepCurve, known: KnownUntil
+    used: Mapping[int, Sequence[int]], to_come: StepCurve, sources: set[str], known: KnownUntil
 ) -> StartPlanner | None:
-    """Return a planner on the means of hours; what feeds know to come is known whenever asked."""
+    """Return a planner on the means of hours; what feeds know to come is known whenever asked, if
+    it is from one of `sources`.
+    """
     if not used:
         return None
     values = {hour: sum(some) / len(some) for hour, some in used.items()}
@@ -300,7 +304,7 @@ def _planner(
     coming = {}
     for hour in range(last + 1, last + 1 + _AHEAD_H):
         point = to_come.at(hour * HOUR_S)
-        if point is not None:
+        if point is not None and point.source in sources:
             coming[hour] = float(point.value)
     end = max(coming, default=last) + 1
     return StartPlanner(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -66,15 +66,30 @@ def listed(
 
 
 def flat(each: ListRow) -> dict[str, str]:
-    """Return a dataclass as one row: text that no spreadsheet takes for a formula, and decimals."""
+    """Return a dataclass as one row: text that no spreadsheet takes for a formula, and decimals.
+
+    Columns of what is inside a field begin with its name; those of its only figures do not.
+    """
+    values = {field.name: getattr(each, field.name) for field in fields(each)}
+    several = sum(isinstance(value, Figures) for value in values.values()) > 1
     row: dict[str, str] = {}
-    for field in fields(each):
-        value = getattr(each, field.name)
-        if isinstance(value, Figures):
+    for name, value in values.items():
+        if isinstance(value, Figures) and not several:
             row |= value.cells()
         else:
-            row[field.name] = _cell(value)
+            row |= _cells(name, value)
     return row
+
+
+def _cells(name: str, value: object) -> dict[str, str]:
+    if isinstance(value, Figures):
+        value = value.cells()
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        inside = (_cells(f"{name}_{cell(str(key))}", each) for key, each in value.items())
+        return {key: text for row in inside for key, text in row.items()}
+    return {name: _cell(value)}
 
 
 def csv_response(rows: Sequence[Mapping[str, str]], further: str = "") -> Response:

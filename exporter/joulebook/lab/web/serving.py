@@ -18,6 +18,7 @@ from joulebook.lab.collected import months
 from joulebook.lab.figures import CO2E, Figures, co2e_column, figures, money_columns
 from joulebook.lab.web.api import MONTH, Known, TheLab
 from joulebook.lab.web.html import page
+from joulebook.lab.web.lists import After, Format, Limit, listed
 from joulebook.lab.web.pages import MOST_ROWS
 from joulebook.lab.web.present import TableColumn
 
@@ -63,11 +64,19 @@ class ServedOut:
     phases_uj_per_1000: dict[str, int]
 
 
-@router.get("/api/v1/serving")
-def list_served(lab: TheLab, viewer: Known, month: AnyMonth = "") -> list[ServedOut]:
+@router.get("/api/v1/serving", response_model=list[ServedOut])
+def list_served(
+    lab: TheLab,
+    viewer: Known,
+    month: AnyMonth = "",
+    limit: Limit = 100,
+    after: After = "",
+    format: Format = "json",
+) -> Response:
     """List the models that the viewer's workloads served in a month (default: this one)."""
     with lab.view(viewer) as view:
-        return [_out(each) for each in view.serving(_month(lab, month))]
+        found = [_out(each) for each in view.serving(_month(lab, month))]
+    return listed(found, limit, after, format, "account", "user", "experiment", "model")
 
 
 @router.get("/serving", include_in_schema=False)

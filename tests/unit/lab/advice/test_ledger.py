@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.lab.advice.ledger import NOW_S, Cards, filled
 from tests.unit.lab.collected.nodes import NOVEMBER_S
@@ -13,7 +14,7 @@ from tests.unit.lab.collected.nodes import NOVEMBER_S
 from joulebook.core.money.rates import NANO, Point, Quality, RateSet, StepCurve
 from joulebook.lab.advice.advise import MonthAdvice, by_kind, of_month, ranked
 from joulebook.lab.advice.later import next_start
-from joulebook.lab.advice.model import Advice, AdviceKind
+from joulebook.lab.advice.model import Advice, AdviceKind, Saving
 from joulebook.lab.advice.read import Rows, curves
 from joulebook.lab.collected import ingest
 from joulebook.lab.collected.database import opened
@@ -76,17 +77,31 @@ def test_the_greatest_saving_is_first_and_claims_of_nothing_are_last(found: Mont
     assert all(kind not in {K.MEMORY, K.TIME_LIMIT} for *_, kind in sums)
 
 
+def test_money_is_compared_within_a_currency(found: MonthAdvice) -> None:
+    of = line(found, K.IDLE)
+
+    def saving(currency: str, amount: int) -> Advice:
+        return msgspec.structs.replace(of, saving=Saving(1, {currency: amount}))
+
+    lines = [saving("JPY", 9_000), saving("EUR", 20), saving("JPY", 100), saving("EUR", 70),
+             saving("EUR", 5)]  # fmt: skip
+    money = [each.saving.money for each in ranked(lines, "money") if each.saving is not None]
+    assert money == [{"EUR": 70}, {"EUR": 20}, {"EUR": 5}, {"JPY": 9_000}, {"JPY": 100}]
+
+
 def test_what_a_feed_knows_of_the_hours_to_come_decides_the_next_start(url: str) -> None:
     span, later_s = (NOVEMBER_S, NOW_S), NOW_S + 3 * 3600
     points = (
-        Point(NOW_S, 3 * NANO // 10, "nEUR/kWh", "ENTSO-E BE", Quality.FORECAST, later_s),
-        Point(later_s, NANO // 20, "nEUR/kWh", "ENTSO-E BE", Quality.FORECAST, later_s + 7200),
+        Point(NOW_S, 3 * NANO // 10, "nEUR/kWh", "contract", Quality.FORECAST, later_s),
+        Point(later_s, NANO // 20, "nEUR/kWh", "contract", Quality.FORECAST, later_s + 7200),
     )
+    elsewhere = StepCurve(tuple(msgspec.structs.replace(p, source="ENTSO-E BE") for p in points))
     known = RateSet(currency="EUR", price=StepCurve(points))
     with opened(url) as database:
         usual = curves(database, span, NOW_S, RateSet(), "")["lab"]
         fed = curves(database, span, NOW_S, known, "")["lab"]
-        other = curves(database, span, NOW_S, dataclasses.replace(known, currency="USD"), "")
+        # Prices of another zone are not this cluster's, whatever their currency.
+        other = curves(database, span, NOW_S, dataclasses.replace(known, price=elsewhere), "")
     assert next_start(usual, NOW_S, 2, 24) == "at once (0.1 EUR/kWh)"
     assert next_start(fed, NOW_S, 2, 24).startswith("2026-11-21T03:00 UTC (0.05 EUR/kWh")
     assert next_start(other["lab"], NOW_S, 2, 24) == "at once (0.1 EUR/kWh)"

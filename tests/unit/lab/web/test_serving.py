@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,25 @@ def test_energy_money_and_carbon_per_thousand(tmp_path: Path) -> None:
     assert found["per_1000"]["prompt"]["energy_uj"] == 15_000_000_000
     assert found["per_1000"]["requests"]["cost"] == {"EUR": "9.000000000"}
     assert found["phases_uj_per_1000"] == {}  # both phases share its work
+
+
+def test_a_list_of_models_in_pages_and_as_csv(tmp_path: Path) -> None:
+    url = serving(tmp_path)
+    asked = "/api/v1/serving?month=2026-11&limit=1"
+    with served(url, admins=("root",)) as client:
+        root = bearer(url, "root")
+        first = client.get(asked, headers=root)
+        rest = client.get(asked, headers=root, params={"after": first.headers["X-Next"]})
+        table = client.get(f"{asked}&format=csv", headers=root)
+        assert client.get(asked, headers=root, params={"after": "no/such"}).status_code == 400
+    models = [each["model"] for answer in (first, rest) for each in answer.json()]
+    assert models == ["llama-8b", "secret-model"]
+    assert "X-Next" not in rest.headers
+    (row,) = csv.DictReader(io.StringIO(table.text))
+    assert row["model"] == "llama-8b"
+    assert row["produced_output"] == "2000"
+    assert (row["active_energy_uj"], row["idle_energy_uj"]) == ("90000000000", "10000000000")
+    assert row["per_1000_output_cost_EUR"] == "0.045000000"
 
 
 def test_the_page_shows_the_same(tmp_path: Path) -> None:
