@@ -407,6 +407,7 @@ def test_alerts_say_what_to_do_and_where_to_read_on() -> None:
         section = re.split(r"^## ", runbooks, flags=re.M)
         (text,) = (part for part in section if part.lower().startswith(f"{anchor}\n"))
         assert len(text) > 300, f"{rule['alert']}: a page that helps"
+        assert "\n**Look first** at " in text, rule["alert"]
 
 
 def test_what_runbooks_tell_to_run_and_to_look_at_is_there() -> None:
