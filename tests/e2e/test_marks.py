@@ -215,14 +215,12 @@ def test_a_killed_process_ends_its_mark_and_a_restarted_daemon_goes_on_with_a_li
              "import joulebook, subprocess, sys\n"
              "with joulebook.experiment('killed'):\n"
              "    subprocess.run(sys.argv[1:])",
-             str(power), str(scenario.path), "GPU-b", "+100000", "--burn", "4000"],
+             str(power), str(scenario.path), "GPU-b", "+100000", "--burn", "20000"],
             env=environment(marks), stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        until("its mark", lambda: list(marks.glob(f"{killed.pid}-*.json")))
-        time.sleep(1)
+        until("its energy", lambda: booked(daemon).get("killed", 0) > 0, 60)
         killed.kill()
         killed.wait()
-        until("its energy", lambda: booked(daemon).get("killed", 0) > 0)
         at_rest(daemon)
         until(
             "its end on record",

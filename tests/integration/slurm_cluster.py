@@ -130,6 +130,7 @@ class SlurmCluster:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         # slurmstepd makes sockets there, whose paths may have 108 bytes.
         self._spool = Path(tempfile.mkdtemp(prefix="slurm"))
+        self._spool.chmod(0o755)  # Users run their scripts from there.
         directory.chmod(0o755)
         for each in ("state", "dev"):
             (directory / each).mkdir()
