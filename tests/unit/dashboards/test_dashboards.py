@@ -377,14 +377,16 @@ def test_every_rule_is_read_by_a_panel_or_an_alert() -> None:
     assert read == records.keys()
 
 
-def test_a_month_is_read_of_what_is_recorded_without_a_budget_too() -> None:
-    """Else a budget would count from when it was set."""
+def test_budgets_that_are_not_set_are_not_evaluated() -> None:
+    """Months are read of series that are only there where a budget is set."""
     (spent,) = (rule for _, rule in RULE_LIST if rule.get("record") == SPENT)
     read = {selector.name for selector in selectors(promql_parser.parse(spent["expr"]))}
-    months = {f"owner:joulebook_{what}:increase1h" for what in ("energy_joules", "cost")}
-    assert read == {"joulebook_budget"} | months
-    recorded = {rule.get("record"): rule["expr"] for _, rule in RULE_LIST}
-    assert not any("joulebook_budget" in recorded[name] for name in months)
+    assert read == {"joulebook_budget"} | {
+        f"budget:joulebook_{what}:increase1h" for what in ("energy_joules", "cost")
+    }
+    for _, rule in RULE_LIST:
+        if rule.get("record", "") in read:
+            assert rule["expr"].endswith("and on (cluster) joulebook_budget")
 
 
 def test_alerts_say_what_to_do_and_where_to_read_on() -> None:

@@ -182,9 +182,21 @@ def rate_rule(what: str) -> str:
     return f"cluster:joulebook_{what}:avg"
 
 
+_BUDGETED = {
+    f"budget:joulebook_{what}:increase1h": (
+        f"sum by (cluster, account, experiment{more}) (experiment:joulebook_{what}:increase1h)\n"
+        "and on (cluster) joulebook_budget"
+    )
+    for what, more in (("energy_joules", ""), ("cost", ", currency"))
+}
+"""What experiments used in clusters that have a budget. A month is read from these, so that where
+there is none nothing is read; of all experiments, so that a new budget knows its month.
+"""
+
+
 def _month(what: str, labels: str) -> str:
-    """What was used since the month (of UTC) began, also before the budget was set."""
-    rule = f"owner:joulebook_{what}:increase1h"
+    """What was used since the month (of UTC) began."""
+    rule = f"budget:joulebook_{what}:increase1h"
     now = "last_over_time(month()[1m:1m] @ end())"
     return by(
         labels,
@@ -220,7 +232,7 @@ def groups() -> list[dict[str, Any]]:
             rate_rule(what): f"avg by ({labels}) (joulebook_{what})"
             for what, labels in RATES.items()
         },
-        "1h": {COMPUTE: _compute(), SPENT: _spent()},
+        "1h": {COMPUTE: _compute(), **_BUDGETED, SPENT: _spent()},
     }
     return [
         {
