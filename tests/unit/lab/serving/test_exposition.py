@@ -18,10 +18,10 @@ LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 @pytest.mark.parametrize(
     ("file", "models", "started_s"),
     [
-        ("vllm", {LLAMA: {P: 91832, OUT: 27453, R: 132}}, 1_793_490_000),
+        ("vllm", {LLAMA: {P: 2650, OUT: 852, R: 3}}, 1_796_098_111),
         ("vllm-triton", {"vllm_model": {P: 10, OUT: 16}}, 0),
         ("sglang", {LLAMA: {P: 8_128_902, OUT: 7_557_572}}, 0),
-        ("sglang-0.5", {"qwen3.8-27b": {P: 1500, OUT: 150, R: 9}}, 0),
+        ("sglang-0.5", {"qwen3.8-27b": {P: 1500, OUT: 150, R: 3}}, 0),
         ("tgi", {"": {P: 18_000, OUT: 12_500, R: 150}}, 0),
         ("trtllm-serve", {"Qwen/Qwen3-0.6B": {P: 31_000, OUT: 12_345, R: 155}}, 0),
         ("triton-trtllm", {"tensorrt_llm": {P: 240, OUT: 1180, R: 12}}, 0),
