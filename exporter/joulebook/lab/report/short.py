@@ -10,7 +10,7 @@ from datetime import datetime
 
 from joulebook.lab.report.model import Figure, Rate, Statement
 from joulebook.lab.report.tables import rounded
-from joulebook.lab.report.wording import number, percent, run_count, stages, subject
+from joulebook.lab.report.wording import hosts_share, number, percent, run_count, stages, subject
 
 
 def abstract(statement: Statement) -> str:
@@ -18,9 +18,12 @@ def abstract(statement: Statement) -> str:
     energy, carbon, what = statement.energy, statement.carbon, statement.inventory
     at_facility = energy.facility.value is not None
     consumed = _round(statement, energy.facility if at_facility else energy.it)
-    where = "" if at_facility else " (without the facility's overhead)"
-    text = f"{subject(statement)} consumed {consumed} of electricity{where}"
+    lacking = ["" if at_facility else "without the facility's overhead", hosts_share(statement)]
+    but = f" ({', '.join(filter(None, lacking))})" if any(lacking) else ""
+    text = f"{subject(statement)} consumed {consumed} of electricity{but}"
     text += f" in {number(what.gpu_hours.value or 0)} GPU-hours"
+    if covered := _covered(statement):
+        text += f", measured for {covered} of that time"
     if carbon.location_based.value is not None:
         text += f", emitting {_round(statement, carbon.location_based)} (location-based)"
     if carbon.water.value is not None:
@@ -50,6 +53,12 @@ def _round(statement: Statement, figure: Figure) -> str:
 def _replayed(statement: Statement) -> str:
     """Say that nothing was measured, where figures come from a recorded trace."""
     return "In a replay of a recorded trace, not measured: " if statement.recorded_trace else ""
+
+
+def _covered(statement: Statement) -> str:
+    """Return for how much of the time held energy was measured: empty if for all."""
+    covered = statement.quality.coverage.value
+    return percent(covered) if covered is not None and covered < 99.95 else ""
 
 
 def _sources(rates: Iterable[Rate]) -> str:
@@ -88,9 +97,8 @@ def _consumed(statement: Statement) -> Iterator[str]:
         node += f" and their nodes {_round(statement, energy.it)} in all"
         if host < 100:
             node += f" (a lower bound: hosts were measured for {percent(host)} of the GPU-hours)"
-    covered = statement.quality.coverage.value
-    if covered is not None and covered < 99.95:
-        node += f", measured for {percent(covered)} of that time"
+    if covered := _covered(statement):
+        node += f", measured for {covered} of that time"
     pue = [rate for rate in statement.rates if rate.quantity == "pue"]
     if energy.facility.value is None or not pue:
         yield f"{node[:1].upper()}{node[1:]}."

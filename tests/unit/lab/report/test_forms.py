@@ -20,7 +20,7 @@ from joulebook.lab.report.about import About
 from joulebook.lab.report.formats import renderer
 from joulebook.lab.report.formats.cyclonedx import activity
 from joulebook.lab.report.model import Figure, Statement
-from joulebook.lab.report.short import short
+from joulebook.lab.report.short import abstract, short
 from joulebook.lab.report.tables import by_stage, key_figures
 
 ABOUT = About(params=110e6, tokens=3e9, flops=1.98e18, metric="accuracy", value=0.92)
@@ -181,10 +181,22 @@ def test_no_energy_is_the_nodes_whose_hosts_were_not_measured(
     page = renderer("html")(each).replace("&nbsp;", " ")
     assert by_stage(each).notes[0].startswith(f"Energy is that of the facility{suffix};")
     assert (f"at the facility, {said}" in page) is bool(said)
-    for form in ("hf", "cyclonedx", "spdx"):
-        text = renderer(form)(each)
+    texts = {form: renderer(form)(each) for form in ("hf", "cyclonedx", "spdx", "sci")}
+    for form, text in {**texts, "abstract": abstract(each)}.items():
         assert ("hosts measured for" in text or "hosts not measured" in text) is bool(said), form
         assert said in " ".join(text.split()), form
+
+
+@pytest.mark.parametrize(("coverage", "said"), [(50.0, "50.0 %"), (99.9, "99.9 %"), (100.0, "")])
+def test_an_abstract_says_what_was_not_measured(coverage: float, said: str) -> None:
+    whole = made(about=ABOUT)
+    replace = msgspec.structs.replace
+    quality = replace(whole.quality, coverage=Figure(coverage, "%"))
+    text = abstract(replace(whole, quality=quality))
+    assert (f"GPU-hours, measured for {said} of that time" in text) is bool(said)
+    without = replace(whole.energy, facility=Figure(None, "kWh"), host=Figure(None, "kWh"))
+    text = abstract(replace(whole, energy=without))
+    assert "of electricity (without the facility's overhead, hosts not measured) in" in text
 
 
 def test_one_run_on_one_gpu_is_not_many() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from joulebook.core.sanitize import one_line
 from joulebook.lab.report.model import Carbon, Figure, Statement
-from joulebook.lab.report.wording import significant
+from joulebook.lab.report.wording import hosts_share, significant
 
 
 def render(statement: Statement) -> str:
@@ -27,12 +27,13 @@ def scores(statement: Statement) -> dict[str, Any]:
         "parameter": result.params,
         "FLOP": result.flops,
     }
+    hosts = f" ({share})" if (share := hosts_share(statement)) else ""
     return {
         "specification": "ISO/IEC 21031:2024 (SCI v1.1); SCI for AI",
         "title": one_line(statement.title, 200),
         "made_by": statement.made_by,
         "made_utc": statement.made_utc,
-        "boundary": "accelerators and hosts as metered, with PUE; failed runs are in it",
+        "boundary": f"accelerators and hosts as metered{hosts}, with PUE; failed runs are in it",
         "measured": not statement.recorded_trace,
         "E_kwh": _known(energy.facility),
         "I_g_per_kwh": _known(carbon.intensity),
