@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("python", "machine"), [("3.12", "x86_64"), ("3.13", "aarch64")])
+@pytest.mark.parametrize(
+    ("python", "machine"),
+    [("3.12", "x86_64"), ("3.13", "aarch64"), ("3.14", "x86_64"), ("3.14", "aarch64")],
+)
 def test_every_package_has_a_wheel(python: str, machine: str, tmp_path: Path) -> None:
     platforms = [f"--platform={kind}_{machine}" for kind in ("manylinux2014", "manylinux_2_28")]
     done = subprocess.run(
